@@ -1,0 +1,245 @@
+"""The bundle: the files in the model directory that serving loads, and the only door between training and serving.
+
+    bundle.json          what the model is, and everything needed to rebuild it (below)
+    model.safetensors    the weights: a state dict, never a pickle
+    MODEL_CARD.md        the same for people
+
+Knows networks and files; nothing of jobs, requests or SageMaker. The schema version changes whenever an old reader
+would misread a new bundle; an unknown version is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dogbreed import backbones
+from dogbreed.backbones import Classifier, HeadSpec
+from dogbreed.errors import BundleError, DogbreedError
+from dogbreed.labels import Labels
+from dogbreed.preprocessing import PreprocessSpec
+
+SCHEMA_VERSION = 1
+
+BUNDLE_FILE = "bundle.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "MODEL_CARD.md"
+
+_PACKAGES = ("dogbreed", "torch", "torchvision", "pillow", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A trained model and what is known about it.
+
+    Attributes:
+        backbone: model name, see `backbones.names`.
+        head: the classifier's shape.
+        labels: classes in the order of the outputs.
+        preprocessing: how images become inputs.
+        weights: state dict of a `Classifier`, on the CPU.
+        hyperparameters: name -> value of the job.
+        metrics: name -> value; accuracies in [0, 1], losses in nats.
+        facts: whatever else a reader should know: source of the weights, number of images, best epoch, ...
+        data_fingerprint: SHA-256 over the names and sizes of the training files.
+        versions: package -> version that trained it.
+    """
+
+    backbone: str
+    head: HeadSpec
+    labels: Labels
+    preprocessing: PreprocessSpec
+    weights: Mapping[str, Tensor]
+    hyperparameters: Mapping[str, object]
+    metrics: Mapping[str, float]
+    data_fingerprint: str
+    facts: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def build(self) -> Classifier:
+        """The network with its weights, in eval mode, on the CPU.
+
+        Raises:
+            BundleError: the weights do not fit the network that the bundle names.
+        """
+        try:
+            model = backbones.build(self.backbone, self.head, image_size_px=self.preprocessing.size_px)
+            model.load_state_dict(dict(self.weights))
+        except (DogbreedError, RuntimeError) as error:
+            raise BundleError(f"the bundle's weights do not fit {self.backbone}: {error}") from error
+        return model.eval()
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of what decides a model's answers, for the bundle."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a checkout on PYTHONPATH is not installed
+            continue
+    return found
+
+
+def save(bundle: Bundle, directory: Path) -> None:
+    """Writes the bundle; a reader sees the old one or the new one, because bundle.json is replaced last.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in bundle.weights.items()})
+    document = _document(bundle, weights)
+    _replace(directory / WEIGHTS_FILE, weights)
+    _replace(directory / CARD_FILE, _card(bundle).encode())
+    _replace(directory / BUNDLE_FILE, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def load(directory: Path) -> Bundle:
+    """Reads a bundle and checks that its weights are whole.
+
+    Raises:
+        BundleError: a file is missing, damaged, or of a schema version that this code does not read.
+    """
+    document = _read_document(directory / BUNDLE_FILE)
+    try:
+        data = (directory / WEIGHTS_FILE).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{directory / WEIGHTS_FILE} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != document.get("weights_sha256"):
+        raise BundleError(
+            f"{WEIGHTS_FILE} is not the file that {BUNDLE_FILE} was written with (SHA-256 {digest[:12]}..., expected "
+            f"{str(document.get('weights_sha256'))[:12]}...): it is truncated or of another job; copy both again"
+        )
+    try:
+        return Bundle(
+            backbone=str(document["backbone"]),
+            head=HeadSpec(**document["head"]),
+            labels=Labels(
+                tuple(label["folder"] for label in document["labels"]),
+                tuple(label["name"] for label in document["labels"]),
+            ),
+            preprocessing=_preprocessing(document["preprocessing"]),
+            weights=safetensors.torch.load(data),
+            hyperparameters=document["hyperparameters"],
+            metrics=document["metrics"],
+            data_fingerprint=str(document["data_fingerprint"]),
+            facts=document["facts"],
+            versions=document["versions"],
+        )
+    except (KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        raise BundleError(f"{directory / BUNDLE_FILE} is damaged: {type(error).__name__} {error}") from error
+
+
+def _document(bundle: Bundle, weights: bytes) -> dict[str, object]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "backbone": bundle.backbone,
+        "head": asdict(bundle.head),
+        "labels": [
+            {"index": index, "name": name, "folder": folder}
+            for index, (name, folder) in enumerate(zip(bundle.labels.names, bundle.labels.folders, strict=True))
+        ],
+        "preprocessing": asdict(bundle.preprocessing),
+        "metrics": dict(bundle.metrics),
+        "hyperparameters": dict(bundle.hyperparameters),
+        "facts": dict(bundle.facts),
+        "data_fingerprint": bundle.data_fingerprint,
+        "versions": dict(bundle.versions),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+
+
+def _read_document(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        held = sorted(entry.name for entry in file.parent.iterdir())[:5] if file.parent.is_dir() else []
+        raise BundleError(
+            f"{file.parent} holds no {BUNDLE_FILE} (found: {', '.join(held) or 'nothing'}); train a model first, or "
+            f"unpack model.tar.gz there"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file} cannot be read as JSON: {error}") from error
+    found = document.get("schema_version") if isinstance(document, dict) else None
+    if found != SCHEMA_VERSION:
+        raise BundleError(
+            f"{file} has schema version {found!r}, but this version of dogbreed reads {SCHEMA_VERSION}; serve it with "
+            f"the image that trained it, or train again"
+        )
+    return dict(document)
+
+
+def _preprocessing(document: Mapping[str, Any]) -> PreprocessSpec:
+    return PreprocessSpec(
+        size_px=document["size_px"],
+        resize_px=document["resize_px"],
+        mean=tuple(document["mean"]),
+        std=tuple(document["std"]),
+    )
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Writes a whole file or none: temporary name on the same file system, sync, rename."""
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
+
+
+def _card(bundle: Bundle) -> str:
+    """A short model card (Mitchell et al. 2019, Model Cards for Model Reporting)."""
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in bundle.metrics.items())
+    facts = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in bundle.facts.items())
+    settings = ", ".join(f"{name}={value}" for name, value in bundle.hyperparameters.items())
+    versions = ", ".join(f"{name} {number}" for name, number in bundle.versions.items())
+    return f"""# Model card: {bundle.backbone}, {len(bundle.labels)} classes
+
+An image classifier trained by dogbreed. It answers with one of the classes below for *every* image, also for one that
+shows none of them: use it only on images of the kind it was trained on, and look at the probability.
+
+## Classes
+
+{", ".join(bundle.labels.names)}
+
+## Results
+
+| metric | value |
+|---|---|
+{rows}
+
+Accuracies are shares of correctly labelled images; losses are mean cross entropies in nats. They hold for images like
+those of the job's channels, and for no others.
+
+## Training
+
+{facts}
+- hyperparameters: {settings}
+- data fingerprint: {bundle.data_fingerprint}
+- versions: {versions}
+
+## Preprocessing
+
+Upright RGB; shorter side resized to {bundle.preprocessing.resize_px} pixels (bilinear, antialiased), centre crop of \
+{bundle.preprocessing.size_px} pixels, mean {bundle.preprocessing.mean} and standard deviation \
+{bundle.preprocessing.std} of RGB in [0, 1].
+"""
+
+
+def clone_weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The model's state dict as copies on the CPU, which later training does not change."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

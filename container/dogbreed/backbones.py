@@ -1,0 +1,368 @@
+"""Networks: a torchvision backbone by name, a new head, and pretrained weights from somewhere explicit.
+
+Knows torchvision's naming and nothing of channels or jobs: it is handed the files and folders to look in.
+Weights are read as safetensors or with ``weights_only``; nothing here unpickles code.
+
+Legend: N batch, S image side, F features, K classes.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, cast
+from urllib.error import URLError
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from dogbreed.errors import HyperparameterError, WeightsError
+
+TINY = "tiny"
+"""A four-layer network of our own, for tests and demonstrations: it learns drawn shapes in seconds, unpretrained."""
+
+Trainable = Literal["head", "last_stage", "all"]
+
+WEIGHT_SUFFIXES = frozenset({".pt", ".pth", ".safetensors"})
+
+# Where torchvision's architectures keep their classifier.
+_CLASSIFIER_NAMES = ("fc", "classifier", "heads", "head")
+# DenseNet files of before 2018 name sub-layers `norm.1`; a dot is not allowed in a module name any more.
+_OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
+_HUB_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """The new classifier on top of the features.
+
+    Attributes:
+        classes: outputs K.
+        hidden_units: width of a hidden ReLU layer; 0 is a plain linear head.
+        dropout: share of inputs dropped before the last layer, in training only.
+    """
+
+    classes: int
+    hidden_units: int = 0
+    dropout: float = 0.0
+
+
+class Classifier(nn.Module):
+    """A backbone and a head: float32 images [N, 3, S, S], normalised -> logits [N, K].
+
+    What is frozen stays in eval mode whatever `train` is told, so that BatchNorm keeps the statistics that the
+    pretrained weights were learnt with and no dropout disturbs fixed features.
+    """
+
+    def __init__(self, backbone: nn.Module, features: int, head: HeadSpec) -> None:
+        super().__init__()
+        self.features = features
+        self.backbone = backbone
+        self.head = _make_head(features, head)
+        self._frozen: list[nn.Module] = []
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits [N, K] of normalised images [N, 3, S, S]."""
+        return cast(Tensor, self.head(self.backbone(images_NCHW)))
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Train or eval mode for what learns; what is frozen stays in eval mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def freeze(self, trainable: Trainable, image_size_px: int) -> None:
+        """Chooses what learns.
+
+        Args:
+            trainable: ``head``; ``last_stage``, the head and all blocks that work at the backbone's final resolution;
+                or ``all``.
+            image_size_px: side S, needed to find where the resolution changes last.
+        """
+        self.requires_grad_(True)
+        self._frozen = []
+        if trainable == "head":
+            self._frozen = [self.backbone]
+            self.backbone.requires_grad_(False)
+        elif trainable == "last_stage":
+            blocks = _blocks(self.backbone)
+            start = _last_stage_start(self.backbone, blocks, image_size_px)
+            self._frozen = blocks[:start]
+            # Parameters outside of all blocks (a class token, position embeddings) belong to the input: frozen too.
+            self.backbone.requires_grad_(False)
+            for block in blocks[start:]:
+                block.requires_grad_(True)
+        self.train(self.training)
+
+
+def names() -> tuple[str, ...]:
+    """Every model name that `build` takes, sorted."""
+    return tuple(sorted([TINY, *torchvision.models.list_models(module=torchvision.models)]))
+
+
+def build(
+    name: str, head: HeadSpec, *, image_size_px: int = 224, weights: Mapping[str, Tensor] | None = None
+) -> Classifier:
+    """Builds a network with a new head.
+
+    Args:
+        name: one of `names()`.
+        head: the new classifier.
+        image_size_px: side S; vision transformers are built for one size.
+        weights: state dict of the *whole* torchvision network, as `load_weights` returns it; its old classifier may
+            have any number of classes. None keeps random weights.
+
+    Raises:
+        HyperparameterError: unknown name.
+        WeightsError: the weights are not this network's; says what differs.
+    """
+    network = _make_network(name, image_size_px)
+    backbone, features, replaced = _detach_classifier(network)
+    if weights is not None:
+        _fill(backbone, weights, name, replaced)
+    return Classifier(backbone, features, head)
+
+
+def load_weights(name: str, *, channel: Path | None, baked: Path) -> tuple[dict[str, Tensor], str]:
+    """Finds pretrained weights, in the order channel, image, torchvision's hub.
+
+    Args:
+        name: model name.
+        channel: folder of the `pretrained` channel, or None when the job has none.
+        baked: folder of weights inside the image; may not exist.
+
+    Returns:
+        The state dict on the CPU, and where it came from, for the log and the bundle.
+
+    Raises:
+        WeightsError: no source has them, or a file cannot be read.
+    """
+    if channel is not None:
+        file = _only_weights_file(channel, name)
+        return _read_state_dict(file), f"pretrained channel, {file.name}"
+    for suffix in sorted(WEIGHT_SUFFIXES):
+        file = baked / f"{name}{suffix}"
+        if file.is_file():
+            return _read_state_dict(file), f"image, {file.name}"
+    return _download(name, baked), "torchvision hub, default weights"
+
+
+def _make_head(features: int, spec: HeadSpec) -> nn.Sequential:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    width = features
+    if spec.hidden_units:
+        layers["hidden"] = nn.Linear(features, spec.hidden_units)
+        layers["relu"] = nn.ReLU()
+        width = spec.hidden_units
+    layers["dropout"] = nn.Dropout(spec.dropout)
+    layers["linear"] = nn.Linear(width, spec.classes)
+    return nn.Sequential(layers)
+
+
+def _make_tiny() -> nn.Module:
+    """Four strided convolutions and the classifier that `_detach_classifier` expects of any network."""
+
+    def stage(inputs: int, outputs: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+        )
+
+    stages = nn.Sequential(*(stage(i, o) for i, o in ((3, 16), (16, 32), (32, 64), (64, 128))))
+    return nn.Sequential(
+        OrderedDict(stages=stages, pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(128, 1000))
+    )
+
+
+def _make_network(name: str, image_size_px: int) -> nn.Module:
+    if name == TINY:
+        return _make_tiny()
+    if name not in names():
+        close = get_close_matches(name, names(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "any torchvision classification model by name is"
+        raise HyperparameterError(f"model={name!r} is not known; {hint} (all of them: {', '.join(names())})")
+    options: dict[str, object] = {}
+    if name in ("googlenet", "inception_v3"):
+        # The auxiliary classifiers only helped the first training of these networks; their weights expect inputs in
+        # [-1, 1], into which transform_input turns ours.
+        options = {"aux_logits": False, "init_weights": True, "transform_input": True}
+    elif name.startswith("vit_"):
+        options = {"image_size": image_size_px}
+    elif name.startswith("maxvit"):
+        options = {"input_size": (image_size_px, image_size_px)}
+    try:
+        return cast(nn.Module, torchvision.models.get_model(name, weights=None, **options))
+    except ValueError as error:
+        raise HyperparameterError(f"model={name} cannot be built for image-size={image_size_px}: {error}") from error
+
+
+def _detach_classifier(network: nn.Module) -> tuple[nn.Module, int, str]:
+    """Replaces the last classifying layer, and dropout before it, by identities.
+
+    Returns:
+        The backbone, its number of features F, and the name of the layer that was replaced.
+    """
+    candidates = [
+        (path, module)
+        for path, module in network.named_modules()
+        if path.split(".")[0] in _CLASSIFIER_NAMES and isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+    path, layer = candidates[-1]
+    features = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    parent = network.get_submodule(path.rpartition(".")[0])
+    # The head has its own dropout; two would compound, and this one no hyperparameter reaches.
+    siblings = list(parent.named_children())
+    before = siblings[: [name for name, _ in siblings].index(path.rpartition(".")[2])]
+    if parent is not network and before and isinstance(before[-1][1], nn.Dropout):
+        setattr(parent, before[-1][0], nn.Identity())
+    network.set_submodule(path, nn.Identity())
+    return network, features, path
+
+
+def _blocks(backbone: nn.Module) -> list[nn.Module]:
+    """The backbone as a list of blocks in the order of computation: containers are opened, building blocks are not."""
+    total = max(1, sum(parameter.numel() for parameter in backbone.parameters()))
+
+    def open_up(module: nn.Module) -> list[nn.Module]:
+        found: list[nn.Module] = []
+        for child in module.children():
+            size = sum(parameter.numel() for parameter in child.parameters())
+            # A part that holds nearly everything is a container whatever its class (ViT's Encoder).
+            if isinstance(child, nn.Sequential) or size > 0.9 * total:
+                found += open_up(child) or [child]
+            else:
+                found.append(child)
+        return found
+
+    return open_up(backbone)
+
+
+def _last_stage_start(backbone: nn.Module, blocks: Sequence[nn.Module], image_size_px: int) -> int:
+    """Position of the first block whose output has the backbone's final resolution.
+
+    Networks without a pyramid (vision transformers) have one resolution: there the last quarter of the blocks is taken.
+    """
+    sides: dict[int, int] = {}
+
+    def record(position: int) -> object:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.dim() == 4:
+                # Square maps: channels come first in most networks, last in Swin.
+                side = output.shape[-1] if output.shape[-1] == output.shape[-2] else output.shape[1]
+                if side > 1:
+                    sides[position] = side
+
+        return hook
+
+    handles = [block.register_forward_hook(record(i)) for i, block in enumerate(blocks)]  # type: ignore[arg-type]
+    training = backbone.training
+    try:
+        backbone.eval()
+        parameter = next(backbone.parameters())
+        with torch.no_grad():
+            backbone(torch.zeros(1, 3, image_size_px, image_size_px, device=parameter.device))
+    finally:
+        backbone.train(training)
+        for handle in handles:
+            handle.remove()
+    final = min(sides.values(), default=0)
+    start = min((position for position, side in sides.items() if side == final), default=0)
+    first_of_pyramid = min(sides, default=0)
+    if start <= first_of_pyramid:
+        return len(blocks) - max(1, len(blocks) // 4)
+    return start
+
+
+def _only_weights_file(folder: Path, name: str) -> Path:
+    if not folder.is_dir():
+        raise WeightsError(f"the pretrained channel {folder} is not a folder")
+    files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+    named = [file for file in files if file.stem == name]
+    if named or len(files) == 1:
+        return (named or files)[0]
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+    raise WeightsError(
+        f"the pretrained channel holds {found}; put one .pth, .pt or .safetensors file there, or name it {name}.pth"
+    )
+
+
+def _read_state_dict(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            found: object = safetensors.torch.load_file(file)
+        else:
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the archive or the unpickler meets
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            f"{file.name} cannot be read as weights ({first_line[:200]}); give a state dict saved by torch.save, or a "
+            f"safetensors file"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise WeightsError(f"{file.name} holds {type(found).__name__} instead of a state dict (name -> tensor)")
+    return {_modern_key(str(key)): value for key, value in found.items()}
+
+
+def _modern_key(key: str) -> str:
+    key = key.removeprefix("module.")
+    old = _OLD_DENSENET_KEY.match(key)
+    return old.group(1) + old.group(2) if old else key
+
+
+def _download(name: str, baked: Path) -> dict[str, Tensor]:
+    """torchvision's default weights from its hub, or from torch.hub's cache."""
+    ways = (
+        f"give a `pretrained` channel with {name}.pth, build the image with the weights in {baked}, allow network "
+        f"access to torchvision's hub, or set pretrained=false"
+    )
+    if name == TINY:
+        raise WeightsError(f"no pretrained weights exist for model={TINY}; set pretrained=false")
+    timeout = socket.getdefaulttimeout()
+    try:
+        # torch.hub has no timeout of its own, and a closed VPC drops packets silently.
+        socket.setdefaulttimeout(_HUB_TIMEOUT_S)
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        return cast(dict[str, Tensor], weights.get_state_dict(progress=False, check_hash=True))
+    except (URLError, OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"no pretrained weights for model={name} and the hub is out of reach ({error}); {ways}"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _fill(backbone: nn.Module, weights: Mapping[str, Tensor], name: str, replaced: str) -> None:
+    """Loads a whole network's state dict into its backbone, strictly but for the classifier that was replaced."""
+    own = backbone.state_dict()
+    given = {key: value for key, value in weights.items() if not key.startswith(f"{replaced}.")}
+    if name in ("googlenet", "inception_v3"):
+        given = {key: value for key, value in given.items() if not key.lower().startswith("aux")}
+    missing = sorted(set(own) - set(given))
+    extra = sorted(set(given) - set(own))
+    shapes = sorted(key for key in set(own) & set(given) if own[key].shape != given[key].shape)
+    if missing or extra or shapes:
+        details = [
+            f"{len(keys)} tensors {what}, first {keys[0]}"
+            for keys, what in (
+                (missing, "are missing"),
+                (extra, "are unknown"),
+                (shapes, "have another shape"),
+            )
+            if keys
+        ]
+        raise WeightsError(
+            f"the weights are not those of model={name}: {'; '.join(details)}; give the weights of this network or "
+            f"change `model`"
+        )
+    backbone.load_state_dict(given)

@@ -1,0 +1,380 @@
+"""SageMaker's container contract, both sides, in one place.
+
+The only module that names `/opt/ml`, `SM_*` and `SAGEMAKER_*` or reads the process environment. It turns a root
+folder and a mapping of variables into frozen values, so that a test passes a temporary folder and a dict, and it
+writes the one file through which a job says why it failed.
+
+Does not know what a hyperparameter means or what a model is. A missing optional file is normal; a malformed one is a
+`ConfigurationError` that names the file.
+
+Sources: AWS SageMaker developer guide, pages your-algorithms-training-algo-running-container,
+your-algorithms-training-algo-output, your-algorithms-inference-code, your-algorithms-batch-code, train-warm-pools;
+`DescribeTrainingJob` for the 1,024 characters of a failure reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dogbreed.errors import ConfigurationError
+
+FAILURE_MAX_CHARACTERS = 1024
+"""What of the failure file becomes FailureReason."""
+
+TRAINING_STOP_GRACE_S = 120
+"""Between SIGTERM and SIGKILL for a training job (StoppingCondition)."""
+
+SERVING_STOP_GRACE_S = 30
+"""Between SIGTERM and SIGKILL for an endpoint (your-algorithms-inference-code)."""
+
+DEFAULT_PORT = 8080
+DEFAULT_MAX_PAYLOAD_MB = 25
+"""Real-time payload limit of the hosting FAQ. The platform may cut lower, 6 MB in the API model."""
+
+_DEFAULT_ROOT = "/opt/ml"
+# SDK v3's ModelTrainer mounts its own code as channels; they never hold class folders.
+_SIDE_CHANNELS = frozenset({"code", "sm_drivers"})
+_MIB = 1024 * 1024
+_MAX_PORT = 65535
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the platform reads and writes, under one root folder (`/opt/ml`, or SAGEMAKER_BASE_DIR)."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Folder of the JSON files that describe the job."""
+        return self.root / "input" / "config"
+
+    @property
+    def data(self) -> Path:
+        """Parent of the channel folders; may be read-only (FastFile)."""
+        return self.root / "input" / "data"
+
+    @property
+    def model(self) -> Path:
+        """The model directory: written by a job and packed as model.tar.gz, read-only for an endpoint."""
+        return self.root / "model"
+
+    @property
+    def output_data(self) -> Path:
+        """Files that are not the model, packed as output.tar.gz."""
+        return self.root / "output" / "data"
+
+    @property
+    def tensors(self) -> Path:
+        """smdebug's default output folder."""
+        return self.root / "output" / "tensors"
+
+    @property
+    def failure(self) -> Path:
+        """The file whose first 1,024 characters become FailureReason."""
+        return self.root / "output" / "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One input of the job.
+
+    Attributes:
+        name: as given by the user, letters, digits, `.`, `-` and `_`.
+        path: its folder. Treat it as read-only: FastFile cannot be told from File.
+        sharded: each host holds only a part of the objects (ShardedByS3Key).
+    """
+
+    name: str
+    path: Path
+    sharded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """The machines of the job.
+
+    Attributes:
+        current: this host's name.
+        all: every host's name, sorted; the first one leads.
+        network_interface: named by the platform and present on this machine, else None (local mode names one that
+            does not exist).
+    """
+
+    current: str
+    all: tuple[str, ...]
+    network_interface: str | None
+
+    @property
+    def rank(self) -> int:
+        """Position of this host among all."""
+        return self.all.index(self.current)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingEnvironment:
+    """What the platform tells a training job.
+
+    Attributes:
+        hyperparameters: raw strings, as found.
+        checkpoints: folder that is synced with S3, or None without CheckpointConfig.
+        hook_config: smdebug's hook configuration written by the platform, or None.
+        weights: folder of pretrained weights inside the image.
+        warm_pool_cache: folder that outlives the job in a warm pool, or None.
+    """
+
+    paths: Paths
+    hyperparameters: Mapping[str, str]
+    channels: Mapping[str, Channel]
+    hosts: Hosts
+    job_name: str | None
+    checkpoints: Path | None
+    hook_config: Path | None
+    weights: Path
+    warm_pool_cache: Path | None
+    log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServingEnvironment:
+    """What the platform tells an endpoint.
+
+    Attributes:
+        host: address to listen on.
+        port: SAGEMAKER_BIND_TO_PORT where it is set, else 8080.
+        workers: processes, each with its own copy of the model.
+        request_timeout_s: after this long a worker that does not answer is replaced.
+        max_payload_bytes: larger bodies are refused with 413.
+        default_accept: content type of the answer when the client names none.
+        batch_transform: the server works for a batch transform job.
+        cpus: CPUs that this container may use.
+    """
+
+    paths: Paths
+    host: str
+    port: int
+    workers: int
+    request_timeout_s: int
+    max_payload_bytes: int
+    default_accept: str
+    batch_transform: bool
+    cpus: int
+    log_level: str
+
+
+def read_training_environment(
+    environ: Mapping[str, str] = os.environ, *, root: Path | None = None
+) -> TrainingEnvironment:
+    """Reads the training side of the contract.
+
+    Args:
+        environ: environment variables.
+        root: stands for `/opt/ml`; default SAGEMAKER_BASE_DIR, else `/opt/ml`.
+
+    Raises:
+        ConfigurationError: a file is not the JSON that the platform documents; names the file and what was found.
+    """
+    paths = read_paths(environ, root=root)
+    checkpoints = _read_object(paths.config / "checkpointconfig.json").get("LocalPath")
+    hook_config = Path(environ.get("SMDEBUG_CONFIG_FILE_PATH", paths.config / "debughookconfig.json"))
+    cache = environ.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
+    return TrainingEnvironment(
+        paths=paths,
+        hyperparameters=_read_hyperparameters(paths.config / "hyperparameters.json"),
+        channels=_read_channels(paths),
+        hosts=_read_hosts(paths.config / "resourceconfig.json"),
+        job_name=environ.get("TRAINING_JOB_NAME"),
+        checkpoints=Path(str(checkpoints)) if checkpoints else None,
+        hook_config=hook_config if hook_config.is_file() else None,
+        weights=Path(environ.get("DOGBREED_WEIGHTS_DIR", "/opt/dogbreed/weights")),
+        warm_pool_cache=Path(cache) if cache else None,
+        log_level=_log_level(environ),
+    )
+
+
+def read_serving_environment(
+    environ: Mapping[str, str] = os.environ, *, root: Path | None = None
+) -> ServingEnvironment:
+    """Reads the serving side of the contract.
+
+    Raises:
+        ConfigurationError: a variable has a value that cannot be used; names the variable, the value and what is
+            allowed.
+    """
+    batch = _read_variable(environ, "SAGEMAKER_BATCH", _boolean, "true or false", False)
+    max_payload_mb = _read_variable(
+        environ,
+        "SAGEMAKER_MAX_PAYLOAD_IN_MB",
+        _whole(0, 1024),
+        "0 (no limit) to 1024",
+        DEFAULT_MAX_PAYLOAD_MB,
+    )
+    cpus = available_cpus()
+    return ServingEnvironment(
+        paths=read_paths(environ, root=root),
+        host=environ.get("DOGBREED_HOST", "0.0.0.0"),  # noqa: S104  the platform calls from outside the container
+        port=_read_variable(
+            environ,
+            "SAGEMAKER_BIND_TO_PORT",
+            _whole(1, _MAX_PORT),
+            f"a port from 1 to {_MAX_PORT}",
+            DEFAULT_PORT,
+        ),
+        workers=_read_variable(
+            environ, "SAGEMAKER_MODEL_SERVER_WORKERS", _whole(1, 256), "a whole number from 1 to 256", 1
+        ),
+        request_timeout_s=_read_variable(
+            environ, "SAGEMAKER_MODEL_SERVER_TIMEOUT", _whole(1, 3600), "seconds, 1 to 3600", 60
+        ),
+        # MaxPayloadInMB=0 means unlimited and chunked; hold it to what fits a memory.
+        max_payload_bytes=(max_payload_mb or 1024) * _MIB,
+        default_accept=environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "application/json"),
+        batch_transform=batch,
+        cpus=cpus,
+        log_level=_log_level(environ),
+    )
+
+
+def read_paths(environ: Mapping[str, str] = os.environ, *, root: Path | None = None) -> Paths:
+    """The platform's folders; never fails, so that even a broken configuration can be reported."""
+    return Paths(root if root is not None else Path(environ.get("SAGEMAKER_BASE_DIR", _DEFAULT_ROOT)))
+
+
+def write_failure(paths: Paths, reason: str) -> None:
+    """Writes why the job failed, cause first, cut to what the platform shows. Call it last, after all logging.
+
+    A reason that is already there wins: it was written closer to the cause. Never raises, because it runs while
+    another error is being reported.
+    """
+    try:
+        paths.failure.parent.mkdir(parents=True, exist_ok=True)
+        with paths.failure.open("x", encoding="utf-8") as file:
+            file.write(reason[:FAILURE_MAX_CHARACTERS])
+    except OSError:
+        return
+
+
+def available_cpus(
+    *, cgroup: Path = Path("/sys/fs/cgroup"), affinity: Callable[[int], set[int]] = os.sched_getaffinity
+) -> int:
+    """CPUs that this container may use: the affinity mask, cut by the cgroup quota (v2, then v1), at least 1.
+
+    Never the host's count: inference components and Docker give a share of a large machine.
+    """
+    cpus = len(affinity(0))
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return cpus
+    try:
+        share = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):  # "max": no quota
+        return cpus
+    return cpus if share <= 0 else max(1, min(cpus, int(share)))
+
+
+def _read_hyperparameters(file: Path) -> dict[str, str]:
+    found = _read_object(file)
+    wrong = sorted(name for name, value in found.items() if not isinstance(value, str))
+    if wrong:
+        raise ConfigurationError(
+            f"{file}: the value of {wrong[0]!r} is {found[wrong[0]]!r}, but SageMaker writes every hyperparameter as a "
+            f"string; quote it"
+        )
+    return {name: str(value) for name, value in found.items()}
+
+
+def _read_channels(paths: Paths) -> dict[str, Channel]:
+    """Channels named in inputdataconfig.json; without that file, every folder below input/data."""
+    file = paths.config / "inputdataconfig.json"
+    config = _read_object(file)
+    if not config and paths.data.is_dir():
+        config = {folder.name: {} for folder in sorted(paths.data.iterdir()) if folder.is_dir()}
+    channels = {}
+    for name, settings in config.items():
+        if name in _SIDE_CHANNELS:
+            continue
+        if not isinstance(settings, dict):
+            raise ConfigurationError(f"{file}: channel {name!r} holds {settings!r} instead of a JSON object")
+        if settings.get("TrainingInputMode") == "Pipe":
+            raise ConfigurationError(
+                f"channel {name!r} comes in Pipe mode, which this image does not read; use File or FastFile"
+            )
+        sharded = settings.get("S3DistributionType") == "ShardedByS3Key"
+        channels[name] = Channel(name, paths.data / name, sharded)
+    return channels
+
+
+def _read_hosts(file: Path) -> Hosts:
+    config = _read_object(file)
+    current = config.get("current_host", "localhost")
+    hosts = config.get("hosts", [current])
+    if not isinstance(current, str) or not isinstance(hosts, list) or current not in hosts:
+        raise ConfigurationError(f"{file}: current_host={current!r} is not among hosts={hosts!r}")
+    interface = config.get("network_interface_name")
+    exists = isinstance(interface, str) and Path("/sys/class/net", interface).exists()
+    return Hosts(current, tuple(sorted(str(host) for host in hosts)), str(interface) if exists else None)
+
+
+def _read_object(file: Path) -> dict[str, object]:
+    """The JSON object in a file; empty when there is no file."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} cannot be read: {error}") from error
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"{file} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{file} holds {type(value).__name__} instead of a JSON object")
+    return value
+
+
+def _read_variable(environ: Mapping[str, str], name: str, convert: Callable[[str], T], allowed: str, default: T) -> T:
+    text = environ.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        return convert(text)
+    except ValueError:
+        raise ConfigurationError(f"{name}={text!r} is not allowed; give {allowed}") from None
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        number = int(text)
+        if not low <= number <= high:
+            raise ValueError(text)
+        return number
+
+    return convert
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    except KeyError:
+        raise ValueError(text) from None
+
+
+def _log_level(environ: Mapping[str, str]) -> str:
+    """SM_LOG_LEVEL as the toolkits give it, a number or a name; INFO when it is neither."""
+    text = environ.get("SM_LOG_LEVEL", "INFO").upper()
+    names = {"10": "DEBUG", "20": "INFO", "30": "WARNING", "40": "ERROR", "50": "CRITICAL"}
+    level = names.get(text, text)
+    return level if re.fullmatch("DEBUG|INFO|WARNING|ERROR|CRITICAL", level) else "INFO"

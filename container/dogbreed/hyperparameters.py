@@ -1,0 +1,301 @@
+r"""Every hyperparameter, declared once.
+
+A field of `Hyperparameters` carries its type, default, what is allowed, the range that a search explores, and one
+sentence of help. From this come the strict parser of SageMaker's strings, the rows of the README's table and the
+search spaces. Knows nothing of SageMaker's files, torch or the network.
+
+SageMaker passes every value as a string, bare (`adam`) or JSON-quoted (`"\"adam\""`), depending on the launcher
+(aws/sagemaker-python-sdk #5317); both are read, and cast by the declaration, never by the JSON type that is found.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal, cast
+
+from dogbreed.errors import HyperparameterError
+
+# Added by SageMaker's tuner and SDK; not ours to read, not the user's mistake either.
+_PLATFORM_NAMES = frozenset({"_tuning_objective_metric"})
+_PLATFORM_PREFIX = "sagemaker_"
+
+_MISSPELT_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+Value = int | float | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRange:
+    """What a search explores by default: numbers between low and high, or one of the choices."""
+
+    low: float | None = None
+    high: float | None = None
+    scale: Literal["linear", "log"] = "linear"
+    choices: tuple[Value, ...] = ()
+
+    def __str__(self) -> str:
+        if self.choices:
+            return ", ".join(str(choice) for choice in self.choices)
+        return f"{self.low:g} to {self.high:g}" + (", log" if self.scale == "log" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One hyperparameter.
+
+    Attributes:
+        name: as the user writes it, with hyphens.
+        type: int, float, bool or str.
+        help: one sentence, with the unit and special values.
+        low: smallest allowed number, inclusive.
+        high: largest allowed number, inclusive.
+        choices: the only allowed texts; empty means any.
+        search: what a search explores, or None.
+    """
+
+    name: str
+    type: type[int] | type[float] | type[bool] | type[str]
+    default: Value
+    help: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+    search: SearchRange | None
+
+    @property
+    def allowed(self) -> str:
+        """What is allowed, in words."""
+        if self.type is bool:
+            return "true or false"
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.type is str:
+            return "text"
+        kind = "a whole number" if self.type is int else "a number"
+        return f"{kind} from {self.low:.10g} to {self.high:.10g}"
+
+    def parse(self, text: str) -> Value:
+        """Reads one value as SageMaker passes it. Raises ValueError when it is not allowed."""
+        return self.check(_CASTS[self.type](_unquote(text)))
+
+    def check(self, value: Value) -> Value:
+        """Returns the value when it is within bounds and choices, else raises ValueError."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise ValueError(value)
+            if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
+                raise ValueError(value)
+        if self.choices and value not in self.choices:
+            raise ValueError(value)
+        return value
+
+
+def _number(default: float, low: float, high: float, help: str, search: SearchRange | None = None) -> Any:  # noqa: ANN401  like dataclasses.field, whose type is that of the field
+    return field(default=default, metadata={"low": low, "high": high, "help": help, "search": search})
+
+
+def _choice(default: str, choices: tuple[str, ...], help: str, search: SearchRange | None = None) -> Any:  # noqa: ANN401  as above
+    return field(default=default, metadata={"choices": choices, "help": help, "search": search})
+
+
+def _plain(default: bool | str, help: str, search: SearchRange | None = None) -> Any:  # noqa: ANN401  as above
+    return field(default=default, metadata={"help": help, "search": search})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hyperparameters:
+    """The values of one job. A field's declaration is the documentation: see `declarations()`."""
+
+    model: str = _plain(
+        "mobilenet_v2",
+        "Backbone: any torchvision classification model by name, or `tiny`, a small network that needs no weights.",
+        SearchRange(choices=("mobilenet_v2", "resnet18", "resnet34", "resnet50", "densenet121")),
+    )
+    pretrained: bool = _plain(
+        True,
+        "Start from pretrained weights (`pretrained` channel, the image's own folder, or torchvision's hub).",
+    )
+    trainable: str = _choice(
+        "head",
+        ("head", "last_stage", "all"),
+        "What learns: the new head, also the backbone's last stage, or everything.",
+    )
+    epochs: int = _number(10, 1, 1000, "Passes over the training channel, at most.")
+    batch_size: int = _number(32, 1, 8192, "Samples per optimizer step.", SearchRange(choices=(16, 32, 64, 128, 256)))
+    lr: float = _number(0.001, 1e-7, 10.0, "Peak learning rate.", SearchRange(low=0.0001, high=0.1, scale="log"))
+    schedule: str = _choice(
+        "cosine",
+        ("cosine", "constant"),
+        "How the learning rate goes on from its peak: to zero, or not at all.",
+    )
+    optimizer: str = _choice(
+        "adamw", ("sgd", "adam", "adamw"), "Optimizer.", SearchRange(choices=("sgd", "adam", "adamw"))
+    )
+    momentum: float = _number(0.9, 0.0, 0.999, "Momentum of sgd; the others ignore it.")
+    weight_decay: float = _number(0.0001, 0.0, 1.0, "Weight decay.", SearchRange(low=0.00001, high=0.1, scale="log"))
+    hidden_units: int = _number(
+        0,
+        0,
+        8192,
+        "Width of the head's hidden layer; 0 is a plain linear head.",
+        SearchRange(choices=(0, 128, 256)),
+    )
+    dropout: float = _number(
+        0.2,
+        0.0,
+        0.9,
+        "Share of features dropped before the head's last layer.",
+        SearchRange(low=0.0, high=0.5),
+    )
+    augment: str = _choice(
+        "auto",
+        ("auto", "none", "flip", "crop"),
+        "Training views: none, flips, or random crops with flips; auto is none for trainable=head, else crop.",
+    )
+    image_size: int = _number(224, 16, 1024, "Side of the square that the network sees, in pixels.")
+    precision: str = _choice(
+        "auto",
+        ("auto", "fp32", "bf16", "fp16"),
+        "Arithmetic of the forward pass; auto is bf16 on a GPU that has it, else fp32.",
+    )
+    objective: str = _choice(
+        "validation_accuracy",
+        ("validation_accuracy", "validation_loss"),
+        "Metric that picks the best epoch and stops early.",
+    )
+    patience: int = _number(5, 0, 1000, "Epochs without a better objective before the job stops; 0 never stops early.")
+    min_delta: float = _number(0.0, 0.0, 1.0, "How much better the objective must be to count.")
+    min_epochs: int = _number(3, 0, 1000, "Epochs that run before early stopping may act.")
+    validation_fraction: float = _number(
+        0.15, 0.01, 0.5, "Share of each class that is held out when there is no validation channel."
+    )
+    max_corrupt_fraction: float = _number(
+        0.05, 0.0, 1.0, "Share of unreadable images above which the job stops instead of skipping them."
+    )
+    num_workers: int = _number(
+        -1, -1, 256, "Processes that load images; -1 is one per CPU, 0 loads in the main process."
+    )
+    seed: int = _number(0, 0, 2**31 - 1, "Seed of everything random.")
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, str]) -> Hyperparameters:
+        """Reads the strings of a job, strictly.
+
+        Hyphens and underscores are one; names that the platform adds are set apart.
+
+        Raises:
+            HyperparameterError: one line that names every bad entry, the value found and what is allowed.
+        """
+        declared = {_canonical(declaration.name): declaration for declaration in declarations()}
+        values: dict[str, Value] = {}
+        problems: list[str] = []
+        for name, text in raw.items():
+            if name in _PLATFORM_NAMES or name.startswith(_PLATFORM_PREFIX):
+                continue
+            declaration = declared.get(_canonical(name))
+            if declaration is None:
+                problems.append(_unknown(name, [known.name for known in declared.values()]))
+            elif _canonical(name) in values:
+                problems.append(f"{declaration.name} is given twice, with a hyphen and with an underscore")
+            else:
+                try:
+                    values[_canonical(name)] = declaration.parse(text)
+                except ValueError:
+                    problems.append(f"{declaration.name}={text!r} is not allowed; give {declaration.allowed}")
+        if problems:
+            raise HyperparameterError("hyperparameters: " + "; ".join(problems))
+        # Each value was cast by its own declaration, which a type checker cannot follow.
+        return cls(**cast(dict[str, Any], values))
+
+    def as_dict(self) -> dict[str, Value]:
+        """Name, with hyphens, to value; what the bundle records."""
+        return {declaration.name: getattr(self, _canonical(declaration.name)) for declaration in declarations()}
+
+
+def declarations() -> tuple[Declaration, ...]:
+    """All hyperparameters, in the order in which they are documented."""
+    types: dict[str, type[int] | type[float] | type[bool] | type[str]] = {
+        "int": int,
+        "float": float,
+        "bool": bool,
+        "str": str,
+    }
+    return tuple(
+        Declaration(
+            name=declared.name.replace("_", "-"),
+            type=types[str(declared.type)],
+            default=cast(Value, declared.default),
+            help=declared.metadata["help"],
+            low=declared.metadata.get("low"),
+            high=declared.metadata.get("high"),
+            choices=declared.metadata.get("choices", ()),
+            search=declared.metadata.get("search"),
+        )
+        for declared in fields(Hyperparameters)
+    )
+
+
+def markdown_table() -> str:
+    """The README's table, one row per hyperparameter; `python -m dogbreed.hyperparameters` prints it."""
+    rows = ["| name | default | allowed | searched by default | meaning |", "|---|---|---|---|---|"]
+    rows += [
+        f"| `{one.name}` | `{_text(one.default)}` | {one.allowed} | {one.search or ''} | {one.help} |"
+        for one in declarations()
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def _canonical(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = get_close_matches(name.replace("_", "-"), known, n=1)
+    hint = f"did you mean {close[0]}?" if close else "known are " + ", ".join(known)
+    return f"{name!r} is unknown; {hint}"
+
+
+def _unquote(text: str) -> str:
+    """The bare text of a value that a launcher may have JSON-encoded."""
+    stripped = text.strip()
+    if stripped.startswith('"'):
+        try:
+            inner = json.loads(stripped)
+        except json.JSONDecodeError:
+            return stripped
+        if isinstance(inner, str):
+            return inner.strip()
+    return stripped
+
+
+def _integer(text: str) -> int:
+    """A whole number; `32.0` is one, because a tuner may write an integer so, and `32.5` is not."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise ValueError(text) from None
+        return int(number)
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return _MISSPELT_BOOLEANS[text.lower()]
+    except KeyError:
+        raise ValueError(text) from None
+
+
+_CASTS: Mapping[type, Callable[[str], Value]] = {int: _integer, float: float, bool: _boolean, str: str}
+
+
+def _text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    print(markdown_table(), end="")

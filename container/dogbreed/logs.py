@@ -1,0 +1,60 @@
+"""What the container prints: one formatter, and the metric lines with the regexes that read them.
+
+SageMaker scrapes metrics from the log, stdout and stderr alike, one regex per metric with the value in brackets
+(AWS docs: training-metrics). Format and regexes stand side by side here so that they cannot drift apart.
+Nothing is configured on import.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Mapping
+from typing import TextIO
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+_NUMBER = r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?"
+METRIC_NAMES = (
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
+"""Every metric that a job prints. Accuracies are shares in [0, 1]; losses are mean cross entropies in nats."""
+
+METRIC_REGEXES: Mapping[str, str] = {name: rf"\b{name}=({_NUMBER})(?:;|$)" for name in METRIC_NAMES}
+"""Metric name -> regex for a job's MetricDefinitions; group 1 is the value."""
+
+
+def metric_line(metrics: Mapping[str, float], *, epoch: int | None = None) -> str:
+    """One line with all the metrics of an epoch, or of the whole job when ``epoch`` is None.
+
+    Example: ``epoch=3; train_loss=0.4121; validation_accuracy=0.8750;``
+    """
+    unknown = set(metrics) - set(METRIC_NAMES)
+    if unknown:
+        raise ValueError(f"metrics without a regex: {sorted(unknown)}")
+    head = [] if epoch is None else [f"epoch={epoch};"]
+    return " ".join(head + [f"{name}={value:.6g};" for name, value in metrics.items()])
+
+
+def read_metrics(line: str) -> dict[str, float]:
+    """The metrics in one log line, found with the regexes that SageMaker is given."""
+    found = {name: re.search(regex, line) for name, regex in METRIC_REGEXES.items()}
+    return {name: float(match.group(1)) for name, match in found.items() if match}
+
+
+def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Sets up the root logger; called once, at the entry of a job or a server."""
+    handler = logging.StreamHandler(sys.stdout if stream is None else stream)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Pillow warns of odd EXIF, palettes and sizes, once per kind; `preprocessing` decides what is acceptable.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # Pillow logs every chunk of a PNG at DEBUG, which drowns a job that is being debugged.
+    logging.getLogger("PIL").setLevel(logging.INFO)

@@ -1,0 +1,139 @@
+"""Bytes -> image -> tensor, the same for training, evaluation and serving.
+
+`PreprocessSpec` travels with the model in its bundle, so that an endpoint cannot prepare images otherwise than the
+job did. Pixels stay uint8 until they are on the device that computes: a sample is a quarter of the size of a float
+one, and normalising a batch at once is quicker than one image at a time.
+
+Legend: N batch, C = 3 channels (RGB), H W pixels, S = `PreprocessSpec.size_px`.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as ops
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""File names that are taken for images, in lower case."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+"""Pillow decoders that may run. Each further one is code that a hostile file can reach."""
+
+MAX_PIXELS = 178_956_970
+"""Larger images are refused before they are decoded: 512 MiB of RGB, twice the size at which Pillow warns."""
+
+# ImageNet's channel statistics for RGB in [0, 1], which every torchvision backbone was trained with
+# (pytorch/vision, references/classification/presets.py).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# torchvision's evaluation presets resize to 256 and crop 224.
+_RESIZE_OVER_CROP = 256 / 224
+
+
+class CorruptImageError(ValueError):
+    """The bytes are not an image of an allowed format, are truncated, or hold too many pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessSpec:
+    """How an image becomes the input of a network.
+
+    Attributes:
+        size_px: side S of the square that the network sees.
+        resize_px: the shorter side is resized to this before the centre is cropped.
+        mean: per channel, for RGB in [0, 1].
+        std: per channel, for RGB in [0, 1].
+    """
+
+    size_px: int
+    resize_px: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @classmethod
+    def for_size(cls, size_px: int) -> PreprocessSpec:
+        """The evaluation preset of torchvision, scaled to another size."""
+        return cls(size_px=size_px, resize_px=round(size_px * _RESIZE_OVER_CROP))
+
+    def centre_view(self, image_CHW: Tensor) -> Tensor:
+        """Shorter side to ``resize_px``, then the centre: uint8 [3, H, W] -> uint8 [3, S, S]."""
+        height, width = image_CHW.shape[-2:]
+        scale = self.resize_px / min(height, width)
+        size = [max(self.resize_px, round(height * scale)), max(self.resize_px, round(width * scale))]
+        resized = ops.resize(image_CHW, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+        return cast(Tensor, ops.center_crop(resized, [self.size_px, self.size_px]))
+
+    def normalise(self, images_NCHW: Tensor) -> Tensor:
+        """uint8 in [0, 255] -> float32 with the channel statistics removed, on the tensor's own device."""
+        device = images_NCHW.device
+        mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=device).view(1, 3, 1, 1)
+        return (images_NCHW.float() / 255 - mean) / std
+
+
+def is_image_file(path: Path) -> bool:
+    """By name alone, so that a listing reads no data (FastFile streams what is opened)."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def decode(source: bytes | Path) -> Tensor:
+    """Decodes one image, upright and in RGB.
+
+    EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted; transparency is laid on white;
+    of an animation the first frame counts.
+
+    Returns:
+        uint8 [3, H, W], RGB.
+
+    Raises:
+        CorruptImageError: see the class.
+        OSError: a file cannot be opened.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return _decode(file)
+    return _decode(io.BytesIO(source))
+
+
+def _decode(file: BinaryIO) -> Tensor:
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise CorruptImageError(f"{image.width}x{image.height} pixels are more than the allowed {MAX_PIXELS}")
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+    except CorruptImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
+        raise CorruptImageError(str(error) or type(error).__name__) from error
+    return cast(Tensor, ops.pil_to_tensor(rgb))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy() if getattr(image, "is_animated", False) else image
+    if image.mode.startswith("I") or image.mode == "F":
+        return _high_depth_to_rgb(image)
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _high_depth_to_rgb(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits to 8: Pillow's own conversion clips at 255, which turns such images white."""
+    grey = np.asarray(image, dtype=np.float64)
+    if image.mode == "F" and grey.min() >= 0 and grey.max() <= 1:
+        grey = grey * 255
+    elif grey.max() > 255:
+        grey = grey / 257  # 65535 / 255: 16-bit files are stored over the full range
+    return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
