@@ -65,6 +65,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: nn.Module, features: int, head: HeadSpec) -> None:
         super().__init__()
         self.features = features
+        self.classes = head.classes
         self.backbone = backbone
         self.head = _make_head(features, head)
         self._frozen: list[nn.Module] = []
@@ -107,6 +108,18 @@ class Classifier(nn.Module):
 def names() -> tuple[str, ...]:
     """Every model name that `build` takes, sorted."""
     return tuple(sorted([TINY, *torchvision.models.list_models(module=torchvision.models)]))
+
+
+def check_name(name: str) -> None:
+    """Raises HyperparameterError for a model name that `build` does not take, with the nearest ones."""
+    if name not in names():
+        close = get_close_matches(name, names(), n=3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        families = sorted({re.split(r"\d|_(?!resnet)", known)[0] for known in names()})
+        raise HyperparameterError(
+            f"model={name!r} is unknown; {hint}allowed are {TINY} and torchvision's classification models (families: "
+            f"{', '.join(families)})"
+        )
 
 
 def build(
@@ -183,12 +196,9 @@ def _make_tiny() -> nn.Module:
 
 
 def _make_network(name: str, image_size_px: int) -> nn.Module:
+    check_name(name)
     if name == TINY:
         return _make_tiny()
-    if name not in names():
-        close = get_close_matches(name, names(), n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "any torchvision classification model by name is"
-        raise HyperparameterError(f"model={name!r} is not known; {hint} (all of them: {', '.join(names())})")
     options: dict[str, object] = {}
     if name in ("googlenet", "inception_v3"):
         # The auxiliary classifiers only helped the first training of these networks; their weights expect inputs in

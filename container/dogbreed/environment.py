@@ -151,11 +151,13 @@ class ServingEnvironment:
         host: address to listen on.
         port: SAGEMAKER_BIND_TO_PORT where it is set, else 8080.
         workers: processes, each with its own copy of the model.
-        request_timeout_s: after this long a worker that does not answer is replaced.
+        request_timeout_s: a request that waited longer is refused; while a prediction runs longer, `/ping` is 503.
         max_payload_bytes: larger bodies are refused with 413.
         default_accept: content type of the answer when the client names none.
         batch_transform: the server works for a batch transform job.
         cpus: CPUs that this container may use.
+        max_waiting: requests that may wait for a CPU in each worker (DOGBREED_MAX_WAITING); more are refused with 503.
+        page: serve the page for trying a photo at `/` (DOGBREED_PAGE).
     """
 
     paths: Paths
@@ -167,6 +169,8 @@ class ServingEnvironment:
     default_accept: str
     batch_transform: bool
     cpus: int
+    max_waiting: int
+    page: bool
     log_level: str
 
 
@@ -239,6 +243,10 @@ def read_serving_environment(
         default_accept=environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "application/json"),
         batch_transform=batch,
         cpus=cpus,
+        max_waiting=_read_variable(
+            environ, "DOGBREED_MAX_WAITING", _whole(0, 1024), "a whole number from 0 to 1024", 64
+        ),
+        page=_read_variable(environ, "DOGBREED_PAGE", _boolean, "true or false", False),
         log_level=_log_level(environ),
     )
 

@@ -1,0 +1,420 @@
+"""Rules on losses: is the job learning, is it learning by heart, has it run too long, has it blown up?
+
+Pure: two series of losses in, one verdict out. Knows nothing of smdebug, files or networks. Names, parameters and
+defaults are those of AWS's page `debugger-built-in-rules` (SageMaker developer guide). AWS published no source of these
+rules and few formulas; where the page leaves room, the rule's docstring says which reading was chosen and why.
+
+Words: a *train loss* is that of one batch, saved every few steps; an *evaluation* is one whole pass over the validation
+split, with the mean of its losses. Both have their place on one axis, the number of train steps done before.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from dogbreed.insight.verdicts import Parameter, Status, Verdict
+
+
+class Point(NamedTuple):
+    """A loss and its place.
+
+    Attributes:
+        step: train steps done before it, so the first train loss has step 0.
+        value: in nats; NaN and infinity are possible.
+    """
+
+    step: int
+    value: float
+
+
+Series = tuple[Point, ...]
+"""Points in the order of their steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What a job saved of its losses.
+
+    Attributes:
+        train: one point per saved batch.
+        evaluation: one point per validation pass, the mean over the pass.
+    """
+
+    train: Series
+    evaluation: Series
+
+
+class LossRule(Protocol):
+    """Something that judges losses."""
+
+    def evaluate(self, losses: Losses) -> Verdict:
+        """Never raises for want of data: that is the status NotEnoughData, with what is missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossNotDecreasing:
+    """Fires when the loss does not decrease at an adequate rate.
+
+    Timing, from the page: a loss is compared with the newest one that is at least `num_steps` older, and the next
+    comparison follows at least `num_steps` later (`comparisons`).
+
+    The rule of 2019 had one threshold: fire when the loss *rose* by `diff_percent` or more, which with its default of 0
+    also caught a flat loss. The page of today has two, and this is the reading here (`breaks`): a rise fires above
+    `increase_threshold_percent`, a fall or a flat loss fires below `diff_percent`.
+
+    The page gives `mode` the default GLOBAL and says beside it that EVAL, TRAIN and GLOBAL are tried in this order.
+    EVAL first is the reading here: two batches in a row differ by more than either threshold in any healthy job, while
+    the means of whole passes do not. TRAIN is taken when the evaluations allow no comparison; GLOBAL mixes the two and
+    is not offered.
+
+    Attributes:
+        num_steps: train steps between two compared losses, at least.
+        diff_percent: a fall of less is not enough.
+        increase_threshold_percent: a rise of up to this is tolerated.
+        mode: ``EVAL``, ``TRAIN``, or empty to try them in this order.
+    """
+
+    num_steps: int = 10
+    diff_percent: float = 0.1
+    increase_threshold_percent: float = 5.0
+    mode: Literal["EVAL", "TRAIN", ""] = ""
+
+    def evaluate(self, losses: Losses) -> Verdict:
+        """Judges the evaluations, or the train losses when these do not suffice."""
+        candidates = {"EVAL": losses.evaluation, "TRAIN": losses.train}
+        for mode in (self.mode,) if self.mode else ("EVAL", "TRAIN"):
+            pairs = self.comparisons(_finite(candidates[mode]))
+            if pairs:
+                return self._judge(mode, pairs)
+        counts = {
+            "EVAL": _times(len(losses.evaluation), "evaluation"),
+            "TRAIN": _times(len(losses.train), "train loss"),
+        }
+        found = counts[self.mode] if self.mode else f"{counts['EVAL']} and {counts['TRAIN']}"
+        return _verdict(
+            self,
+            Status.NOT_ENOUGH_DATA,
+            evidence=f"The job has {found}; two finite losses of a kind that are at least num_steps={self.num_steps} "
+            f"steps apart are needed, so a job of at least {self.num_steps + 1} steps.",
+            recommendation="Train for more steps: more epochs, or a smaller batch size.",
+        )
+
+    def comparisons(self, series: Series) -> list[tuple[Point, Point]]:
+        """Which loss is compared with which: pairs of an old and a new point."""
+        steps = [point.step for point in series]
+        pairs: list[tuple[Point, Point]] = []
+        for new in series:
+            if pairs and new.step < pairs[-1][1].step + self.num_steps:
+                continue
+            older = bisect_right(steps, new.step - self.num_steps)
+            if older:
+                pairs.append((series[older - 1], new))
+        return pairs
+
+    def breaks(self, old: float, new: float) -> bool:
+        """Whether the loss rose too much or fell too little, see the class. A loss of 0 has nowhere left to fall."""
+        if old == 0:
+            return new > 0
+        change_percent = (new - old) / abs(old) * 100
+        if change_percent > 0:
+            return change_percent > self.increase_threshold_percent
+        return -change_percent < self.diff_percent
+
+    def _judge(self, mode: str, pairs: Sequence[tuple[Point, Point]]) -> Verdict:
+        name = "evaluation" if mode == "EVAL" else "train"
+        broken = [pair for pair in pairs if self.breaks(pair[0].value, pair[1].value)]
+        if not broken:
+            first, last = pairs[0][0], pairs[-1][1]
+            return _verdict(
+                self,
+                Status.NO_ISSUES_FOUND,
+                evidence=f"The {name} loss went from {first.value:.4g} at step {first.step} to {last.value:.4g} at "
+                f"step {last.step} and passed all {len(pairs)} comparisons.",
+                datapoints=len(pairs),
+            )
+        old, new = broken[0]
+        kind = "rose" if new.value > old.value else "did not fall" if new.value == old.value else "fell only"
+        limit = (
+            f"a rise of {self.increase_threshold_percent:g} % is tolerated"
+            if new.value > old.value
+            else f"a fall of {self.diff_percent:g} % is expected"
+        )
+        amount = "" if old.value in (new.value, 0) else f" by {_percent(old.value, new.value)}"
+        batches = " Single batches vary; look at the curve before acting." if mode == "TRAIN" else ""
+        return _verdict(
+            self,
+            Status.ISSUES_FOUND,
+            evidence=f"The {name} loss {kind}{amount}, from {old.value:.4g} at step {old.step} to {new.value:.4g} at "
+            f"step {new.step} ({limit}); {len(broken)} of {len(pairs)} comparisons failed.{batches}",
+            recommendation="If it was so from the start, change lr by a factor of 3 to 10 (lower when the curve jumps, "
+            "higher when it creeps); if only late, the job has converged: fewer epochs, or a smaller patience.",
+            violations=len(broken),
+            datapoints=len(pairs),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overfit:
+    """Fires when the validation loss stays above the train loss by more than a ratio.
+
+    The page: (mean validation loss - mean train loss) / mean train loss > `ratio_threshold` for more than `patience`
+    evaluations. It does not say over which losses the means go. Here a comparison is made at every evaluation, between
+    its own mean and the mean of the train losses saved since the evaluation before, and the evaluations over the
+    threshold must follow one another: one good evaluation starts the count again.
+
+    Train losses are measured with dropout, augmentation and the weights of the moment, so they are too high rather than
+    too low: a validation loss above them is rarely an accident.
+
+    Attributes:
+        start_step: evaluations before this step are left out.
+        patience: evaluations over the threshold in a row that are tolerated.
+        ratio_threshold: share of the train loss by which the validation loss may be higher.
+    """
+
+    start_step: int = 0
+    patience: int = 1
+    ratio_threshold: float = 0.1
+
+    def evaluate(self, losses: Losses) -> Verdict:
+        """Compares every evaluation with the training before it."""
+        pairs = [pair for pair in _epochs(losses) if pair[1].step >= self.start_step]
+        needed = self.patience + 1
+        if len(pairs) < needed:
+            found = f"{_times(len(losses.evaluation), 'evaluation')} and {_times(len(losses.train), 'train loss')}"
+            since = f" from step {self.start_step} on" if self.start_step else ""
+            return _verdict(
+                self,
+                Status.NOT_ENOUGH_DATA,
+                evidence=f"The job has {found}, from which {_times(len(pairs), 'comparison')} can be made{since}; at "
+                f"least {needed} evaluations with a finite train loss since the one before are needed.",
+                recommendation="Train for more epochs, or with a smaller batch size so that an epoch has more steps.",
+                datapoints=len(pairs),
+            )
+        broken = 0
+        streak = 0
+        first: tuple[Point, Point] | None = None
+        for train, evaluation in pairs:
+            streak = streak + 1 if self._over(train.value, evaluation.value) else 0
+            if streak > self.patience:
+                broken += 1
+                first = first or (train, evaluation)
+        train, evaluation = first or pairs[-1]
+        compared = (
+            f"the validation loss was {evaluation.value:.4g} and the mean train loss before it {train.value:.4g}, a "
+            f"difference of {_percent(train.value, evaluation.value, signed=True)} with a limit of "
+            f"{self.ratio_threshold * 100:g} %"
+        )
+        if not broken:
+            return _verdict(
+                self,
+                Status.NO_ISSUES_FOUND,
+                evidence=f"At the last of {_times(len(pairs), 'evaluation')}, step {evaluation.step}, {compared}.",
+                datapoints=len(pairs),
+            )
+        return _verdict(
+            self,
+            Status.ISSUES_FOUND,
+            evidence=f"At step {evaluation.step} {compared}; it was over the limit for {_times(needed, 'evaluation')} "
+            f"in a row then, and {broken} of {len(pairs)} evaluations fired.",
+            recommendation="Look at the accuracy first: while that still rises, no harm is done. Else add images, use "
+            "augment=crop, raise dropout or weight-decay, or let less learn (trainable=head).",
+            violations=broken,
+            datapoints=len(pairs),
+        )
+
+    def _over(self, train: float, evaluation: float) -> bool:
+        if train == 0:
+            return evaluation > 0
+        return (evaluation - train) / train > self.ratio_threshold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overtraining:
+    """Fires when training went on although nothing improved any more.
+
+    The page: the train loss does not improve for `patience_train` steps, the validation loss not for
+    `patience_validation` steps, and an improvement counts from `delta` on. It says neither whether both must have
+    stalled or either, nor whether `delta` is absolute. Here both must have, because single batches set no new optimum
+    for five saves in any healthy job; a step is a saved train loss, or an evaluation; `delta` is absolute, in nats.
+
+    Attributes:
+        patience_train: saved train losses without a new optimum.
+        patience_validation: evaluations without a new optimum.
+        delta: how much lower than the optimum a loss must be to be a new one.
+    """
+
+    patience_train: int = 5
+    patience_validation: int = 10
+    delta: float = 0.01
+
+    def evaluate(self, losses: Losses) -> Verdict:
+        """Asks at every evaluation how long ago the optima were."""
+        train, evaluation = _finite(losses.train), _finite(losses.evaluation)
+        if len(train) <= self.patience_train or len(evaluation) <= self.patience_validation:
+            return _verdict(
+                self,
+                Status.NOT_ENOUGH_DATA,
+                evidence=f"The job has {_times(len(evaluation), 'evaluation')} and {_times(len(train), 'train loss')}; at "
+                f"least {self.patience_validation + 1} and {self.patience_train + 1} are needed before a stall of "
+                f"{self.patience_validation} evaluations and {self.patience_train} train losses can show.",
+                recommendation="Nothing to do for a job this short: it cannot have run on for long without improving.",
+            )
+        waited_train = self._waited(train)
+        waited_evaluation = self._waited(evaluation)
+        steps = [point.step for point in train]
+        stalled: list[int] = []
+        for position, point in enumerate(evaluation):
+            latest = bisect_right(steps, point.step - 1) - 1
+            if (
+                latest >= 0
+                and waited_train[latest] >= self.patience_train
+                and waited_evaluation[position] >= self.patience_validation
+            ):
+                stalled.append(position)
+        if not stalled:
+            return _verdict(
+                self,
+                Status.NO_ISSUES_FOUND,
+                evidence=f"At the end the last improvement by {self.delta:g} or more was "
+                f"{_times(waited_evaluation[-1], 'evaluation')} ago (limit {self.patience_validation}) and "
+                f"{_times(waited_train[-1], 'saved train loss')} ago (limit "
+                f"{self.patience_train}); the rule fires when both limits are reached.",
+                datapoints=len(evaluation),
+            )
+        first = stalled[0]
+        best = evaluation[first - waited_evaluation[first]]
+        return _verdict(
+            self,
+            Status.ISSUES_FOUND,
+            evidence=f"At step {evaluation[first].step} the validation loss had not improved on {best.value:.4g} of "
+            f"step {best.step} by {self.delta:g} for {_times(waited_evaluation[first], 'evaluation')} (limit "
+            f"{self.patience_validation}), nor had the train loss for its last {self.patience_train} saves; "
+            f"{len(stalled)} of {_times(len(evaluation), 'evaluation')} fired.",
+            recommendation=f"Stop early: set patience below {self.patience_validation}, or fewer epochs. Only time was "
+            f"lost: the bundle holds the best epoch.",
+            violations=len(stalled),
+            datapoints=len(evaluation),
+        )
+
+    def _waited(self, series: Series) -> list[int]:
+        """For each point, how many points ago the optimum then was."""
+        waited: list[int] = []
+        optimum = math.inf
+        for point in series:
+            if point.value <= optimum - self.delta:
+                optimum = point.value
+                waited.append(0)
+            else:
+                waited.append(waited[-1] + 1)
+        return waited
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplodingTensor:
+    """Fires when a loss is NaN, or infinite unless `only_nan`.
+
+    The page inspects every saved tensor when none is selected; here losses alone are saved, and alone inspected.
+
+    Attributes:
+        only_nan: infinity does not count.
+    """
+
+    only_nan: bool = False
+
+    def evaluate(self, losses: Losses) -> Verdict:
+        """Looks for the first loss that is no number."""
+        named = [("train", point) for point in losses.train] + [("evaluation", point) for point in losses.evaluation]
+        if not named:
+            return _verdict(
+                self,
+                Status.NOT_ENOUGH_DATA,
+                evidence="The job saved no losses; at least 1 is needed.",
+                recommendation="Look into the log for why no tensors were saved.",
+            )
+        broken = sorted(
+            ((name, point) for name, point in named if self._exploded(point.value)), key=lambda one: one[1].step
+        )
+        if not broken:
+            return _verdict(
+                self,
+                Status.NO_ISSUES_FOUND,
+                evidence=f"All {len(named)} saved losses are finite. Only losses were inspected, no gradients, weights "
+                f"or activations.",
+                datapoints=len(named),
+            )
+        name, point = broken[0]
+        return _verdict(
+            self,
+            Status.ISSUES_FOUND,
+            evidence=f"The {name} loss was {point.value} at step {point.step}, the first of {len(broken)} among "
+            f"{len(named)} saved losses. Only losses were inspected, no gradients, weights or activations.",
+            recommendation="Lower lr by a factor of 10, or use precision=fp32.",
+            violations=len(broken),
+            datapoints=len(named),
+        )
+
+    def _exploded(self, value: float) -> bool:
+        return math.isnan(value) or (math.isinf(value) and not self.only_nan)
+
+
+RULES: tuple[LossRule, ...] = (ExplodingTensor(), LossNotDecreasing(), Overfit(), Overtraining())
+"""With AWS's defaults, in the order of a report."""
+
+
+def evaluate_all(losses: Losses) -> tuple[Verdict, ...]:
+    """One verdict per rule of `RULES`."""
+    return tuple(rule.evaluate(losses) for rule in RULES)
+
+
+def _verdict(
+    rule: LossNotDecreasing | Overfit | Overtraining | ExplodingTensor,
+    status: Status,
+    *,
+    evidence: str,
+    recommendation: str = "",
+    violations: int = 0,
+    datapoints: int = 0,
+) -> Verdict:
+    parameters: dict[str, Parameter] = asdict(rule)
+    return Verdict(
+        rule=type(rule).__name__,
+        status=status,
+        evidence=evidence,
+        recommendation=recommendation,
+        parameters=parameters,
+        violations=violations,
+        datapoints=datapoints,
+    )
+
+
+def _finite(series: Series) -> Series:
+    """Without NaN and infinity, which are `ExplodingTensor`'s to report."""
+    return tuple(point for point in series if math.isfinite(point.value))
+
+
+def _epochs(losses: Losses) -> list[tuple[Point, Point]]:
+    """Each evaluation with the mean of the train losses since the evaluation before; without such losses, left out."""
+    train = _finite(losses.train)
+    pairs: list[tuple[Point, Point]] = []
+    start = 0
+    for evaluation in losses.evaluation:
+        window = [point.value for point in train if start <= point.step < evaluation.step]
+        start = evaluation.step
+        if window and math.isfinite(evaluation.value):
+            pairs.append((Point(start, sum(window) / len(window)), evaluation))
+    return pairs
+
+
+def _percent(old: float, new: float, *, signed: bool = False) -> str:
+    if old == 0:
+        return "infinitely many %"
+    change = (new - old) / abs(old) * 100
+    return f"{change:+.3g} %" if signed else f"{abs(change):.3g} %"
+
+
+def _times(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -1,0 +1,103 @@
+"""A bounded gate: so many calls run, so many more wait in order, and the next is refused at once.
+
+Knows threads and time; not what the calls do. A server that queues without bound answers nobody in time: a client
+that is refused now can go elsewhere, one that is refused after a minute cannot.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+
+from dogbreed.errors import ServerBusyError
+
+
+class Gate:
+    """``with gate:`` runs the block when its turn comes. Thread-safe; first come, first served.
+
+    Args:
+        slots: calls that may run at once, at least 1.
+        waiting: calls that may wait beyond those.
+        patience_s: a call that has waited longer than this is refused when its turn comes, or when the time is up;
+            nobody listens to its answer any more. None waits as long as it takes.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        waiting: int,
+        *,
+        patience_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if slots < 1 or waiting < 0:
+            raise ValueError(f"slots={slots} must be at least 1 and waiting={waiting} at least 0")
+        self._slots = slots
+        self._waiting = waiting
+        self._patience_s = patience_s
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._running = 0
+        self._queue: deque[object] = deque()
+        self._refused = 0
+
+    @property
+    def running(self) -> int:
+        """Calls inside the gate now."""
+        with self._changed:
+            return self._running
+
+    @property
+    def waiting(self) -> int:
+        """Calls in the queue now."""
+        with self._changed:
+            return len(self._queue)
+
+    @property
+    def refused(self) -> int:
+        """Calls turned away so far, whatever the reason."""
+        with self._changed:
+            return self._refused
+
+    def __enter__(self) -> Gate:
+        """Takes a slot.
+
+        Raises:
+            ServerBusyError: the queue is full, or this call has waited longer than its patience.
+        """
+        with self._changed:
+            if self._running >= self._slots or self._queue:
+                self._wait()
+            self._running += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+    def _wait(self) -> None:
+        if len(self._queue) >= self._waiting:
+            self._refused += 1
+            raise ServerBusyError(f"{self._running} requests run and {len(self._queue)} wait; try again later")
+        ticket = object()
+        arrived = self._clock()
+        self._queue.append(ticket)
+        try:
+            self._changed.wait_for(
+                lambda: self._queue[0] is ticket and self._running < self._slots, timeout=self._patience_s
+            )
+            waited_s = self._clock() - arrived
+            if self._patience_s is not None and waited_s >= self._patience_s:
+                self._refused += 1
+                raise ServerBusyError(f"no turn within {waited_s:.0f} seconds; try again later")
+        finally:
+            self._queue.remove(ticket)
+            # The one behind is now at the head, and may find another slot free.
+            self._changed.notify_all()

@@ -1,0 +1,169 @@
+"""The HTTP side of an endpoint: routes, statuses, and one place that turns an exception into an answer.
+
+Is given a model through `Model` and a gate for it; knows neither torch nor how the model came to be. A client's
+mistake is a 4xx with one JSON line; a fault of ours is a 500 with a fixed text and an id that is in the log beside the
+traceback.
+
+Sources: AWS developer guide, your-algorithms-inference-code (`/ping`, `/invocations`) and your-algorithms-batch-code
+(`/execution-parameters`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from dogbreed.errors import NotReadyError, PayloadTooLargeError, RequestError
+from dogbreed.serving import payload
+from dogbreed.serving.admission import Gate
+from dogbreed.serving.payload import Scores
+
+_LOGGER = logging.getLogger(__name__)
+
+_PAGE = Path(__file__).parent / "static" / "index.html"
+# The page loads nothing from elsewhere, and nothing else may make it.
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
+)
+_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+_MIB = 1024 * 1024
+# CreateTransformJob: MaxPayloadInMB is at most 100, and so is its product with MaxConcurrentTransforms.
+_TRANSFORM_MAX_MB = 100
+
+
+class Model(Protocol):
+    """What the app needs of a model."""
+
+    def status(self) -> str | None:
+        """None when the model can predict now, else the reason why not; returns at once."""
+
+    def predict(self, images: Sequence[bytes]) -> Scores:
+        """Scores encoded images, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the app behaves.
+
+    Attributes:
+        max_payload_bytes: larger bodies are refused with 413.
+        default_accept: media type of the answer when the client does not care.
+        concurrent: requests that this server computes at once, told to batch transform.
+        page: serve the page for trying a photo at `/`.
+    """
+
+    max_payload_bytes: int
+    default_accept: str = payload.JSON
+    concurrent: int = 1
+    page: bool = False
+
+
+def create_app(
+    model: Model, gate: Gate, settings: Settings, *, clock: Callable[[], float] = time.perf_counter
+) -> Flask:
+    """Builds the WSGI application.
+
+    Args:
+        model: what predicts; may not be ready yet.
+        gate: bounds the predictions that run and wait; nothing else passes it.
+        settings: see the class.
+        clock: seconds, for the log.
+    """
+    app = Flask(__name__, static_folder=None)
+    # For a chunked body the limit holds while it is read: gunicorn ends the stream itself (wsgi.input_terminated).
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_bytes
+
+    @app.get("/ping")
+    def ping() -> Response:
+        reason = model.status()
+        if reason is not None:
+            raise NotReadyError(reason)
+        return Response("{}\n", mimetype=payload.JSON)
+
+    @app.post("/invocations")
+    def invocations() -> Response:
+        # The body is read before anything is refused: a client that is still sending would miss the answer.
+        body = request.get_data(cache=False)
+        options = payload.read_options(request.headers.get(_ATTRIBUTES))
+        answer_type = payload.choose_answer_type(request.headers.get("Accept"), settings.default_accept)
+        images = payload.read_images(request.headers.get("Content-Type"), body)
+        g.images = len(images)
+        reason = model.status()
+        if reason is not None:
+            raise NotReadyError(reason)
+        with gate:
+            scores = model.predict(images)
+        return Response(payload.write_answer(scores, options, answer_type), mimetype=answer_type)
+
+    @app.get("/execution-parameters")
+    def execution_parameters() -> Response:
+        max_payload_mb = max(1, min(_TRANSFORM_MAX_MB, settings.max_payload_bytes // _MIB))
+        parameters = {
+            "MaxConcurrentTransforms": max(1, min(settings.concurrent, _TRANSFORM_MAX_MB // max_payload_mb)),
+            "BatchStrategy": "SINGLE_RECORD",
+            "MaxPayloadInMB": max_payload_mb,
+        }
+        return Response(json.dumps(parameters) + "\n", mimetype=payload.JSON)
+
+    if settings.page:
+        page = _PAGE.read_bytes()
+
+        @app.get("/")
+        def index() -> Response:
+            return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    @app.before_request
+    def begin() -> None:
+        g.began_s = clock()
+        g.id = uuid.uuid4().hex
+        g.images = 0
+
+    @app.after_request
+    def log(response: Response) -> Response:
+        if request.path == "/invocations":
+            elapsed_ms = (clock() - g.began_s) * 1000
+            _LOGGER.info(
+                "invocation status=%d images=%d ms=%.1f id=%s", response.status_code, g.images, elapsed_ms, g.id
+            )
+        return response
+
+    app.register_error_handler(RequestError, _refuse)
+    app.register_error_handler(HTTPException, lambda error: _refuse_http(error, settings.max_payload_bytes))
+    app.register_error_handler(Exception, _fail)
+    return app
+
+
+def _refuse(error: RequestError) -> Response:
+    response = Response(payload.write_error(error.code, str(error)), status=error.status, mimetype=payload.JSON)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def _refuse_http(error: HTTPException, max_payload_bytes: int) -> Response:
+    """What Flask itself refuses: unknown paths and methods, bodies that are too large or break off."""
+    status = error.code or 500
+    if status == PayloadTooLargeError.status:
+        return _refuse(PayloadTooLargeError(f"the body is larger than the allowed {max_payload_bytes} bytes"))
+    code = error.name.lower().replace(" ", "_")
+    message = f"{request.method} {request.path}: {error.description or error.name}"
+    response = Response(payload.write_error(code, message), status=status, mimetype=payload.JSON)
+    allowed = getattr(error, "valid_methods", None)
+    if allowed:
+        response.headers["Allow"] = ", ".join(sorted(allowed))
+    return response
+
+
+def _fail(error: Exception) -> Response:
+    _LOGGER.error("a request failed, id=%s", g.id, exc_info=error)
+    message = f"the server failed; its log has the details under id {g.id}"
+    return Response(payload.write_error("internal_error", message), status=500, mimetype=payload.JSON)

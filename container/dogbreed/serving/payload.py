@@ -1,0 +1,288 @@
+"""What a request says and what an answer looks like: bytes and header values in, values and bytes out.
+
+Knows media types, JSON, base64 and CSV; not the web framework, not the decoder and not the model. Whatever a client
+sends, what leaves here is a value or a `RequestError`.
+
+An answer is made from `Scores`: the natural-log softmax over all classes, one row per image. Everything else that a
+client can ask for (the best k, probabilities) follows from it.
+
+Sources: RFC 9110 section 12.5.1 (Accept); AWS developer guide, your-algorithms-inference-code (the platform strips all
+headers but a few, so options travel in X-Amzn-SageMaker-Custom-Attributes).
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dogbreed.errors import NotAcceptableError, PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
+
+MAX_IMAGES = 64
+"""Images in one request: what a CPU answers within the platform's 60 seconds."""
+
+IMAGE_TYPES = (
+    "image/jpeg",
+    "image/jpg",
+    "image/png",
+    "image/webp",
+    "image/bmp",
+    "application/x-image",
+    "application/octet-stream",
+)
+"""Each says "the body is one image"; which format it is, the decoder finds out."""
+
+JSON = "application/json"
+JSON_LINES = "application/jsonlines"
+CSV = "text/csv"
+ANSWER_TYPES = (JSON, JSON_LINES, CSV)
+
+DEFAULT_TOP_K = 5
+
+_LIST_KEYS = ("images", "instances")
+_LOG_PROBABILITIES = "log_probabilities"
+_MESSAGE_MAX_CHARACTERS = 1000
+_QUOTED = 40
+_WHITESPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a client may ask for beside the answer's type.
+
+    Attributes:
+        top_k: how many of the best classes are listed per image; a model with fewer classes lists all of them.
+        log_probabilities: add every class's log probability.
+    """
+
+    top_k: int = DEFAULT_TOP_K
+    log_probabilities: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the model thinks of some images.
+
+    Attributes:
+        labels: class names, in the order of the columns.
+        log_probabilities: one row per image: natural logarithms of the softmax over all classes.
+    """
+
+    labels: tuple[str, ...]
+    log_probabilities: Sequence[Sequence[float]]
+
+
+def media_type(header: str | None) -> str:
+    """The bare media type of a header value, in lower case: ``Text/CSV; charset=utf-8`` -> ``text/csv``."""
+    return (header or "").partition(";")[0].strip().lower()
+
+
+def read_images(content_type: str | None, body: bytes) -> list[bytes]:
+    """The encoded images in a request, still to be decoded.
+
+    Args:
+        content_type: the header's value; None or empty counts as application/octet-stream.
+        body: the whole body.
+
+    Raises:
+        UnsupportedMediaTypeError: the type carries no images here.
+        PayloadTooLargeError: more than `MAX_IMAGES`.
+        RequestError: an empty body, or JSON that does not hold base64 images; says where.
+    """
+    found = media_type(content_type) or "application/octet-stream"
+    if found != JSON and found not in IMAGE_TYPES:
+        allowed = ", ".join((*IMAGE_TYPES, JSON))
+        raise UnsupportedMediaTypeError(f"Content-Type {_quote(found)} carries no images here; send one of {allowed}")
+    if not body:
+        raise RequestError("the body is empty; send an image, or JSON with base64 images")
+    return _read_json(body) if found == JSON else [body]
+
+
+def choose_answer_type(accept: str | None, default: str = JSON) -> str:
+    """The answer type that the client likes best.
+
+    The highest quality wins, then the range that names a type more exactly, then the default, then the client's order.
+
+    Args:
+        accept: the header's value; None or empty means that anything will do.
+        default: media type of the answer when the client does not care.
+
+    Raises:
+        NotAcceptableError: nothing that the client accepts can be produced.
+    """
+    if not accept or not accept.strip():
+        return default
+    ranges = [parsed for item in accept.split(",") if (parsed := _read_range(item)) is not None]
+    best, best_rank = None, (0.0, 0, False, 0)
+    for candidate in ANSWER_TYPES:
+        matches = [(_exactness(name, candidate), q, -place) for place, (name, q) in enumerate(ranges)]
+        exactness, quality, order = max(matches, key=lambda match: (match[0], match[2]), default=(0, 0.0, 0))
+        rank = (quality, exactness, candidate == default, order)
+        if exactness and quality > 0 and (best is None or rank > best_rank):
+            best, best_rank = candidate, rank
+    if best is None:
+        raise NotAcceptableError(
+            f"Accept {_quote(accept)} cannot be produced; ask for one of {', '.join(ANSWER_TYPES)}"
+        )
+    return best
+
+
+def read_options(attributes: str | None) -> Options:
+    """Options from the value of X-Amzn-SageMaker-Custom-Attributes, ``name=value`` separated by commas or semicolons.
+
+    Names that are not known here are left alone: callers put trace ids there.
+
+    Raises:
+        RequestError: a known name has a value that is not allowed.
+    """
+    top_k, log_probabilities = DEFAULT_TOP_K, False
+    for item in re.split("[,;]", attributes or ""):
+        name, _, value = (part.strip() for part in item.partition("="))
+        if name == "top_k":
+            # isdecimal alone would let digits of other scripts and thousands of them through.
+            if not re.fullmatch("[0-9]{1,9}", value) or int(value) == 0:
+                raise RequestError(f"top_k={_quote(value)} is not allowed; give a whole number from 1")
+            top_k = int(value)
+        elif name == "return":
+            if value != _LOG_PROBABILITIES:
+                raise RequestError(f"return={_quote(value)} is not allowed; give {_LOG_PROBABILITIES}, or leave it out")
+            log_probabilities = True
+    return Options(top_k, log_probabilities)
+
+
+def write_answer(scores: Scores, options: Options, answer_type: str) -> bytes:
+    """The body of an answer.
+
+    JSON is one object with ``predictions``, JSON lines one prediction a line. CSV has one row per image and rank, or,
+    with log probabilities, one row per image and one column per label. Images and indices count from 0, ranks from 1.
+    """
+    if answer_type == CSV:
+        return _write_csv(scores, options)
+    predictions = [_prediction(scores.labels, row, options) for row in scores.log_probabilities]
+    if answer_type == JSON_LINES:
+        return b"".join(_line(prediction) for prediction in predictions)
+    return _line({"predictions": predictions})
+
+
+def write_error(code: str, message: str) -> bytes:
+    """The body of every answer that is not a success: one JSON line.
+
+    The message is cut well below the 2,048 characters that the platform passes on as OriginalMessage.
+    """
+    return _line({"error": {"code": code, "message": message[:_MESSAGE_MAX_CHARACTERS]}})
+
+
+def _read_json(body: bytes) -> list[bytes]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is not JSON: {error}") from error
+    items = _list_in(document)
+    if not items:
+        raise RequestError("the list of images is empty")
+    if len(items) > MAX_IMAGES:
+        raise PayloadTooLargeError(f"{len(items)} images are more than the allowed {MAX_IMAGES}; send several requests")
+    return [_decode_item(item, place) for place, item in enumerate(items)]
+
+
+def _list_in(document: object) -> list[object]:
+    if isinstance(document, dict):
+        keys = [key for key in _LIST_KEYS if key in document]
+        if len(keys) != 1:
+            found = ", ".join(_quote(key) for key in list(document)[:5]) or "no keys"
+            raise RequestError(f'the JSON object must hold either "images" or "instances"; found {found}')
+        document = document[keys[0]]
+    if not isinstance(document, list):
+        raise RequestError(
+            f'images must be a list of base64 strings or of {{"b64": "..."}}; found {_json_type(document)}'
+        )
+    return document
+
+
+def _decode_item(item: object, place: int) -> bytes:
+    where = f"image {place} (counted from 0)"
+    text = item.get("b64") if isinstance(item, dict) else item
+    if not isinstance(text, str):
+        raise RequestError(f'{where} must be a base64 string or {{"b64": "..."}}; found {_json_type(item)}')
+    if text[:5].lower() == "data:":
+        head, _, text = text.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise RequestError(f"{where} is a data URI without ;base64")
+    try:
+        # Encoders that follow MIME break lines; anything else that is not base64 is a mistake.
+        data = base64.b64decode(_WHITESPACE.sub("", text), validate=True)
+    except ValueError as error:
+        raise RequestError(f"{where} is not base64: {error}") from error
+    if not data:
+        raise RequestError(f"{where} is empty")
+    return data
+
+
+def _read_range(item: str) -> tuple[str, float] | None:
+    """One media range with its quality, or None when it is malformed and therefore matches nothing."""
+    name, *parameters = (part.strip().lower() for part in item.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        key, _, value = (part.strip() for part in parameter.partition("="))
+        if key == "q":
+            if not re.fullmatch(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?", value):
+                return None
+            quality = float(value)
+    return (name, quality) if name else None
+
+
+def _exactness(name: str, candidate: str) -> int:
+    """How exactly a media range names a type: 3 by name, 2 by its family, 1 for everything, 0 not at all."""
+    if name == candidate:
+        return 3
+    if name == candidate.partition("/")[0] + "/*":
+        return 2
+    return 1 if name == "*/*" else 0
+
+
+def _best(row: Sequence[float], count: int) -> list[int]:
+    """Indices of the ``count`` largest values, best first; of equal ones the lower index first."""
+    return sorted(range(len(row)), key=lambda index: (-row[index], index))[:count]
+
+
+def _prediction(labels: Sequence[str], row: Sequence[float], options: Options) -> dict[str, object]:
+    best = [
+        {"label": labels[index], "index": index, "probability": math.exp(row[index])}
+        for index in _best(row, options.top_k)
+    ]
+    prediction: dict[str, object] = {**best[0], "top_k": best}
+    if options.log_probabilities:
+        prediction[_LOG_PROBABILITIES] = list(row)
+    return prediction
+
+
+def _write_csv(scores: Scores, options: Options) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if options.log_probabilities:
+        writer.writerow(scores.labels)
+        writer.writerows(scores.log_probabilities)
+        return text.getvalue().encode()
+    writer.writerow(("image", "rank", "label", "index", "probability"))
+    for image, row in enumerate(scores.log_probabilities):
+        for rank, index in enumerate(_best(row, options.top_k), start=1):
+            writer.writerow((image, rank, scores.labels[index], index, math.exp(row[index])))
+    return text.getvalue().encode()
+
+
+def _line(value: object) -> bytes:
+    return json.dumps(value, allow_nan=False).encode() + b"\n"
+
+
+def _quote(text: str) -> str:
+    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,154 @@
+"""The entry point of an endpoint: the one place that knows the order of events.
+
+    environment -> gunicorn opens the port -> each worker forks -> the model loads behind the port -> requests
+
+gunicorn runs in this process, so that a container's PID 1 is what receives SIGTERM. A worker is one process with its
+own copy of the model and as many threads as may hold a request; torch is imported in the worker only, because its
+threads and CUDA do not survive a fork.
+
+Does not know how a request is read, nor how a model predicts.
+
+Sources: AWS developer guide, your-algorithms-inference-code (TCP accept within 250 ms, `/ping` within 2 s, SIGKILL
+30 s after SIGTERM).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+
+from dogbreed import logs
+from dogbreed.environment import Paths, ServingEnvironment, read_serving_environment
+from dogbreed.errors import ConfigurationError
+from dogbreed.serving import payload
+from dogbreed.serving.admission import Gate
+from dogbreed.serving.app import Settings, create_app
+from dogbreed.serving.lifecycle import ModelLifecycle
+
+if TYPE_CHECKING:
+    from dogbreed.serving.predictor import Predictor
+
+_LOGGER = logging.getLogger(__name__)
+
+_STOP_GRACE_S = 25
+"""For the requests in hand after SIGTERM; the rest of the platform's 30 seconds is for leaving."""
+
+# A client that stops sending in the middle of a request gives its thread back after this.
+_STALLED_CLIENT_S = 20
+# Threads beyond the requests that run or wait: for /ping, for bodies on their way in and for refusals.
+_SPARE_THREADS = 16
+# Longer than the minute that load balancers keep an idle connection, so that it is they who close it.
+_KEEP_ALIVE_S = 75
+# Importing torch from a cold disk holds the interpreter, and gunicorn must not take that for a hang.
+_MIN_HEARTBEAT_S = 120
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the usual place for gunicorn's heartbeat file, which is unlinked at once
+
+
+def main() -> None:
+    """Serves until SIGTERM. Exits with 0 after a stop, with 1 and one line on stderr when it cannot start."""
+    try:
+        environment = read_serving_environment()
+        default_accept = payload.media_type(environment.default_accept)
+        if default_accept not in payload.ANSWER_TYPES:
+            raise ConfigurationError(
+                f"the default Accept {environment.default_accept!r} cannot be produced; give one of "
+                f"{', '.join(payload.ANSWER_TYPES)}"
+            )
+    except ConfigurationError as error:
+        raise SystemExit(f"dogbreed: {error}") from None
+    logs.configure(environment.log_level)
+    _Server(environment, default_accept).run()
+
+
+def load_predictor(paths: Paths) -> Predictor:
+    """Imports torch and loads the bundle; runs in a worker's background thread.
+
+    Raises:
+        BundleError: there is none, or it cannot be served.
+    """
+    import torch
+
+    from dogbreed import artifacts
+    from dogbreed.serving.predictor import Predictor
+
+    # Requests run side by side, one thread each: torch's own threads would only fight for the same CPUs.
+    torch.set_num_threads(1)
+    return Predictor(artifacts.load(paths.model))
+
+
+class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn, configured from values instead of files and a command line."""
+
+    def __init__(self, environment: ServingEnvironment, default_accept: str) -> None:
+        self._environment = environment
+        self._default_accept = default_accept
+        # Workers share the CPUs.
+        self._slots = max(1, environment.cpus // environment.workers)
+        super().__init__(prog="dogbreed")
+
+    def load_config(self) -> None:
+        """Called by gunicorn, at the start and on SIGHUP."""
+        environment = self._environment
+        settings = {
+            "bind": f"{environment.host}:{environment.port}",
+            "workers": environment.workers,
+            "worker_class": "gthread",
+            "threads": self._slots + environment.max_waiting + _SPARE_THREADS,
+            "timeout": max(environment.request_timeout_s, _MIN_HEARTBEAT_S),
+            "graceful_timeout": _STOP_GRACE_S,
+            "keepalive": _KEEP_ALIVE_S,
+            "worker_tmp_dir": str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None,
+            "accesslog": None,  # the app logs each invocation; /ping every five seconds is noise
+            "loglevel": environment.log_level,
+            "logger_class": _PlainLogger,
+            "control_socket_disable": True,  # it would be a file in the home folder
+            "when_ready": _limit_stalls,
+        }
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Called by gunicorn in every worker, after the fork."""
+        environment = self._environment
+        model = ModelLifecycle(
+            lambda: load_predictor(environment.paths), stuck_after_s=float(environment.request_timeout_s)
+        )
+        model.start()
+        gate = Gate(self._slots, environment.max_waiting, patience_s=float(environment.request_timeout_s))
+        settings = Settings(
+            max_payload_bytes=environment.max_payload_bytes,
+            default_accept=self._default_accept,
+            concurrent=self._slots * environment.workers,
+            page=environment.page,
+        )
+        return create_app(model, gate, settings)
+
+
+class _PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's log through our root logger, one format for all."""
+
+    def setup(self, cfg: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
+def _limit_stalls(arbiter: Any) -> None:  # noqa: ANN401  gunicorn has no types
+    """Gives the listening sockets a receive timeout, which every connection inherits (socket(7), SO_RCVTIMEO).
+
+    gunicorn's threads read without one: a few clients that stop sending would hold every thread, and /ping with them.
+    """
+    for listener in arbiter.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _STALLED_CLIENT_S, 0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Where and in which arithmetic a job computes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from dogbreed.errors import HyperparameterError
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A device and the precision of the forward pass.
+
+    Attributes:
+        device: the first GPU where there is one, else the CPU.
+        dtype: of autocast; float32 means no autocast.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Context for the forward pass and the loss."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
+
+    def make_scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling for fp16, whose gradients would underflow; does nothing otherwise."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+
+    def __str__(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        return f"{name}, {str(self.dtype).removeprefix('torch.')}"
+
+
+def choose(precision: str) -> Compute:
+    """Picks the device, and the arithmetic by the `precision` hyperparameter.
+
+    Raises:
+        HyperparameterError: the device cannot compute in that precision.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        automatic = torch.bfloat16 if has_bf16 else torch.float16
+    else:
+        has_bf16, automatic = True, torch.float32
+    if precision == "fp16" and device.type == "cpu":
+        raise HyperparameterError("precision=fp16 needs a GPU and this machine has none; use auto, fp32 or bf16")
+    if precision == "bf16" and not has_bf16:
+        raise HyperparameterError(
+            "precision=bf16 needs a GPU of the Ampere generation or later; use auto, fp32 or fp16"
+        )
+    return Compute(
+        device,
+        {"auto": automatic, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision],
+    )

@@ -1,0 +1,75 @@
+"""What a person, or SageMaker's metric scraper, sees of a running job.
+
+Progress bars on a terminal, plain lines elsewhere, and one metric line per epoch everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from dogbreed.logs import metric_line
+from dogbreed.training.loop import EpochResult, Phase
+
+logger = logging.getLogger(__name__)
+
+_SILENCE_S = 30.0
+
+
+class Console:
+    """Observer that reports progress: a bar per pass on a terminal, else a line when a pass is long silent.
+
+    Args:
+        epochs: of the job, at most.
+        terminal: draw bars; default: standard error is a terminal.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, epochs: int, *, terminal: bool | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._epochs = epochs
+        self._terminal = sys.stderr.isatty() if terminal is None else terminal
+        self._clock = clock
+        self._bar: tqdm[object] | None = None
+        self._name = ""
+        self._done = 0
+        self._batches = 0
+        self._spoken = 0.0
+
+    def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
+        """Begins a bar, or notes the time."""
+        self._name = phase.value if phase is Phase.TEST else f"epoch {epoch}/{self._epochs} {phase.value}"
+        self._done, self._batches, self._spoken = 0, batches, self._clock()
+        if self._terminal:
+            self._bar = tqdm(total=batches, desc=self._name, unit="batch", leave=False)
+
+    def on_batch(self, phase: Phase) -> None:
+        """Moves the bar; without one, says how far the pass is when nothing was printed for a while."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update()
+        elif self._clock() - self._spoken >= _SILENCE_S:
+            self._spoken = self._clock()
+            logger.info("%s: batch %d of %d", self._name, self._done, self._batches)
+
+    def on_pass_end(self, phase: Phase) -> None:
+        """Removes the bar, so that log lines stand on lines of their own."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def on_epoch_end(self, result: EpochResult) -> None:
+        """Prints the epoch's one metric line."""
+        logger.info(
+            "%s lr=%.3g; seconds=%.1f; images_per_s=%.1f;%s",
+            metric_line(result.metrics, epoch=result.epoch),
+            result.learning_rate,
+            result.seconds,
+            result.images_per_s,
+            " best so far" if result.is_best else "",
+        )

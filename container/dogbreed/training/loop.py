@@ -1,0 +1,308 @@
+"""The training loop. It computes and tells observers; it knows nothing of logs, progress bars, hooks or files.
+
+Every variant is decided outside and passed in: which parameters learn, the view of an image, the arithmetic, the
+schedule. There are no options inside an epoch.
+
+Legend: N batch, K classes, S side of the network's input in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from dogbreed.artifacts import clone_weights
+from dogbreed.backbones import Classifier
+from dogbreed.errors import DataError, HyperparameterError
+from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.training.compute import Compute
+from dogbreed.training.data import Batch, EpochLoader
+from dogbreed.training.metrics import PassMetrics
+from dogbreed.training.selection import Selection
+
+
+class Phase(Enum):
+    """What a pass over a split is for."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """What one epoch came to.
+
+    Attributes:
+        epoch: from 1.
+        metrics: train_loss, train_accuracy, validation_loss, validation_accuracy.
+        learning_rate: of the last step.
+        seconds: wall time of training and validation.
+        images_per_s: training images per second of the training pass.
+        is_best: the objective was never better.
+    """
+
+    epoch: int
+    metrics: dict[str, float]
+    learning_rate: float
+    seconds: float
+    images_per_s: float
+    is_best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What training came to.
+
+    Attributes:
+        history: one entry per finished epoch.
+        best_epoch: from 1; 0 when the job was stopped before the first epoch ended.
+        best_validation: the validation pass of the best epoch, or None.
+        weights: state dict of the best epoch on the CPU, or of the moment of the stop when no epoch had ended.
+        ended_by: ``epochs``, ``early stopping`` or ``stop signal``.
+    """
+
+    history: tuple[EpochResult, ...]
+    best_epoch: int
+    best_validation: PassMetrics | None
+    weights: dict[str, Tensor]
+    ended_by: str
+
+
+class Observer(Protocol):
+    """Something that the loop tells about its steps. Every method returns quickly and changes nothing."""
+
+    def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
+        """A pass over a split begins; epoch counts from 1."""
+
+    def on_batch(self, phase: Phase) -> None:
+        """A batch is done."""
+
+    def on_pass_end(self, phase: Phase) -> None:
+        """The pass is over, or was left because of a stop signal."""
+
+    def on_epoch_end(self, result: EpochResult) -> None:
+        """An epoch's metrics are known."""
+
+
+class CorruptImages:
+    """The images that could not be decoded, and the share of them that ends the job.
+
+    Args:
+        samples: number of images in all splits.
+        max_fraction: in [0, 1].
+    """
+
+    def __init__(self, samples: int, max_fraction: float) -> None:
+        self._samples = samples
+        self._max_fraction = max_fraction
+        self._found: dict[str, None] = {}
+
+    def add(self, problems: Sequence[str]) -> None:
+        """Takes the problems of a batch; one that is known already counts once.
+
+        Raises:
+            DataError: more than ``max_fraction`` of all images are corrupt.
+        """
+        self._found.update(dict.fromkeys(problems))
+        if len(self._found) > self._max_fraction * self._samples:
+            first = next(iter(self._found))
+            raise DataError(
+                f"{len(self._found)} of {self._samples} images cannot be decoded, more than "
+                f"max-corrupt-fraction={self._max_fraction:g}; the first is {first}; remove or repair them, or raise "
+                f"the limit"
+            )
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """Paths with reasons, in the order in which they were met."""
+        return tuple(self._found)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Everything that stays the same from step to step.
+
+    Attributes:
+        model: on the compute device, in its final frozen or trainable state.
+        criterion: logits [N, K], indices [N] -> mean loss.
+        spec: normalises uint8 batches.
+        compute: device and arithmetic.
+        observers: told in this order.
+        corrupt: collects undecodable images.
+        stop_requested: asked before every step; True ends the job as soon as the step in hand is done.
+    """
+
+    model: Classifier
+    criterion: nn.Module
+    spec: PreprocessSpec
+    compute: Compute
+    observers: Sequence[Observer]
+    corrupt: CorruptImages
+    stop_requested: Callable[[], bool]
+
+    def fit(
+        self,
+        train: EpochLoader,
+        validation: EpochLoader,
+        *,
+        optimizer: Optimizer,
+        schedule: LambdaLR,
+        epochs: int,
+        objective: str,
+        selection: Selection,
+    ) -> FitResult:
+        """Trains for up to ``epochs`` epochs and keeps the weights of the best one.
+
+        Args:
+            train: batches that learn.
+            validation: batches that decide which epoch is best.
+            optimizer: over the trainable parameters.
+            schedule: stepped once per optimizer step.
+            epochs: at most.
+            objective: name of the metric that ``selection`` is given.
+            selection: which epoch is best, and when to stop early.
+
+        Raises:
+            DataError: too many images are corrupt, or a whole pass held none.
+            HyperparameterError: the loss is not finite any more.
+        """
+        scaler = self.compute.make_scaler()
+        history: list[EpochResult] = []
+        weights: dict[str, Tensor] | None = None
+        best_validation: PassMetrics | None = None
+        ended_by = "epochs"
+        for epoch in range(1, epochs + 1):
+            started = time.perf_counter()
+            learnt = self._train_pass(train, epoch, optimizer, schedule, scaler)
+            train_seconds = time.perf_counter() - started
+            if learnt is None:
+                ended_by = "stop signal"
+                break
+            _check_loss(learnt, epoch, schedule.get_last_lr()[0])
+            judged = self.evaluate(validation, Phase.VALIDATION, epoch)
+            if judged is None:
+                ended_by = "stop signal"
+                break
+            metrics = {
+                "train_loss": learnt.loss,
+                "train_accuracy": learnt.accuracy,
+                "validation_loss": judged.loss,
+                "validation_accuracy": judged.accuracy,
+            }
+            is_best = selection.update(metrics[objective])
+            if is_best:
+                weights, best_validation = clone_weights(self.model), judged
+            result = EpochResult(
+                epoch=epoch,
+                metrics=metrics,
+                learning_rate=schedule.get_last_lr()[0],
+                seconds=time.perf_counter() - started,
+                images_per_s=learnt.samples / train_seconds,
+                is_best=is_best,
+            )
+            history.append(result)
+            for observer in self.observers:
+                observer.on_epoch_end(result)
+            if selection.exhausted and epoch < epochs:
+                ended_by = "early stopping"
+                break
+        return FitResult(
+            history=tuple(history),
+            best_epoch=selection.best_epoch,
+            best_validation=best_validation,
+            weights=clone_weights(self.model) if weights is None else weights,
+            ended_by=ended_by,
+        )
+
+    def evaluate(self, batches: EpochLoader, phase: Phase, epoch: int) -> PassMetrics | None:
+        """One pass without learning, with a confusion matrix; None when it was cut short by a stop signal."""
+        self.model.eval()
+        metrics = PassMetrics(self.compute.device, self.model.classes)
+        self._tell_start(phase, epoch, len(batches))
+        try:
+            for batch in batches.epoch(epoch):
+                if self.stop_requested():
+                    return None
+                moved = self._receive(batch)
+                if moved is not None:
+                    images, indices = moved
+                    with torch.no_grad(), self.compute.autocast():
+                        logits = self.model(images)
+                        loss = self.criterion(logits, indices)
+                    metrics.add(loss, logits, indices)
+                self._tell_batch(phase)
+        finally:
+            self._tell_end(phase)
+        return _require_samples(metrics, phase)
+
+    def _train_pass(
+        self, batches: EpochLoader, epoch: int, optimizer: Optimizer, schedule: LambdaLR, scaler: torch.amp.GradScaler
+    ) -> PassMetrics | None:
+        self.model.train()
+        metrics = PassMetrics(self.compute.device)
+        self._tell_start(Phase.TRAIN, epoch, len(batches))
+        try:
+            for batch in batches.epoch(epoch):
+                if self.stop_requested():
+                    return None
+                moved = self._receive(batch)
+                if moved is not None:
+                    images, indices = moved
+                    optimizer.zero_grad(set_to_none=True)
+                    with self.compute.autocast():
+                        logits = self.model(images)
+                        loss = self.criterion(logits, indices)
+                    scaler.scale(loss).backward()
+                    scaler.step(optimizer)
+                    scaler.update()
+                    schedule.step()
+                    metrics.add(loss, logits, indices)
+                self._tell_batch(Phase.TRAIN)
+        finally:
+            self._tell_end(Phase.TRAIN)
+        return _require_samples(metrics, Phase.TRAIN)
+
+    def _receive(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Images as the network takes them, and indices, on the device; None when the whole batch was corrupt."""
+        self.corrupt.add(batch.corrupt)
+        if not len(batch.indices):
+            return None
+        device = self.compute.device
+        images = self.spec.normalise(batch.images.to(device, non_blocking=True))
+        return images.contiguous(memory_format=torch.channels_last), batch.indices.to(device, non_blocking=True)
+
+    def _tell_start(self, phase: Phase, epoch: int, batches: int) -> None:
+        for observer in self.observers:
+            observer.on_pass_start(phase, epoch, batches)
+
+    def _tell_batch(self, phase: Phase) -> None:
+        for observer in self.observers:
+            observer.on_batch(phase)
+
+    def _tell_end(self, phase: Phase) -> None:
+        for observer in self.observers:
+            observer.on_pass_end(phase)
+
+
+def _require_samples(metrics: PassMetrics, phase: Phase) -> PassMetrics:
+    if not metrics.samples:
+        raise DataError(f"not one {phase.value} image could be decoded; the log names them")
+    return metrics
+
+
+def _check_loss(metrics: PassMetrics, epoch: int, learning_rate: float) -> None:
+    if not math.isfinite(metrics.loss):
+        raise HyperparameterError(
+            f"the training loss became {metrics.loss} in epoch {epoch} at learning rate {learning_rate:.3g}; "
+            f"lower lr, or use precision=fp32"
+        )

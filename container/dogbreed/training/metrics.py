@@ -1,0 +1,52 @@
+"""Sums over the batches of a pass, kept on the device so that no step waits for a number.
+
+Legend: N batch, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class PassMetrics:
+    """Loss, accuracy and, on request, the confusion matrix of one pass over a split.
+
+    Args:
+        device: where logits and losses live.
+        confusion_classes: K to count a K x K confusion matrix; None spares the training pass that work.
+    """
+
+    def __init__(self, device: torch.device, confusion_classes: int | None = None) -> None:
+        # float64 on the CPU costs nothing; on a device float32 sums of a few thousand batches are exact enough.
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        self._loss = torch.zeros((), dtype=dtype, device=device)
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._classes = confusion_classes
+        self._confusion = torch.zeros((confusion_classes or 0) ** 2, dtype=torch.int64, device=device)
+        self.samples = 0
+
+    def add(self, loss: Tensor, logits_NK: Tensor, indices_N: Tensor) -> None:
+        """Adds one batch: its mean loss, logits [N, K] and true class indices int64 [N]."""
+        n = len(indices_N)
+        predicted = logits_NK.argmax(dim=1)
+        self._loss += loss.detach() * n
+        self._correct += (predicted == indices_N).sum()
+        if self._classes:
+            self._confusion += torch.bincount(indices_N * self._classes + predicted, minlength=self._classes**2)
+        self.samples += n
+
+    @property
+    def loss(self) -> float:
+        """Mean loss per sample; NaN when no sample was seen."""
+        return float(self._loss) / self.samples if self.samples else float("nan")
+
+    @property
+    def accuracy(self) -> float:
+        """Share of samples whose largest logit is the true class; NaN when no sample was seen."""
+        return int(self._correct) / self.samples if self.samples else float("nan")
+
+    @property
+    def confusion(self) -> list[list[int]]:
+        """Counts [true class][predicted class]; empty when not asked for."""
+        return self._confusion.view(self._classes or 0, -1).tolist() if self._classes else []
