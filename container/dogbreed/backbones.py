@@ -210,7 +210,7 @@ def _make_network(name: str, image_size_px: int) -> nn.Module:
         options = {"input_size": (image_size_px, image_size_px)}
     try:
         return cast(nn.Module, torchvision.models.get_model(name, weights=None, **options))
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:  # torchvision checks its arguments with either
         raise HyperparameterError(f"model={name} cannot be built for image-size={image_size_px}: {error}") from error
 
 
@@ -231,7 +231,7 @@ def _detach_classifier(network: nn.Module) -> tuple[nn.Module, int, str]:
     # The head has its own dropout; two would compound, and this one no hyperparameter reaches.
     siblings = list(parent.named_children())
     before = siblings[: [name for name, _ in siblings].index(path.rpartition(".")[2])]
-    if parent is not network and before and isinstance(before[-1][1], nn.Dropout):
+    if before and isinstance(before[-1][1], nn.Dropout):
         setattr(parent, before[-1][0], nn.Identity())
     network.set_submodule(path, nn.Identity())
     return network, features, path

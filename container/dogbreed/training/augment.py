@@ -5,20 +5,20 @@ A view is a function of an image; it draws from torch's global generator, which 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import cast
 
-from torch import Tensor
 from torchvision.transforms import v2
 
 from dogbreed.backbones import Trainable
 from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.training.data import View
 
 # Share of the image's area that a random crop keeps at least. torchvision's recipes use 0.08, for a thousand times
 # more images; on a few thousand photos such crops often miss the subject.
 _SMALLEST_CROP = 0.35
 
 
-def make_view(name: str, spec: PreprocessSpec, trainable: Trainable) -> Callable[[Tensor], Tensor]:
+def make_view(name: str, spec: PreprocessSpec, trainable: Trainable) -> View:
     """The training view: uint8 [3, H, W] -> uint8 [3, S, S] with S = ``spec.size_px``.
 
     Args:
@@ -34,5 +34,6 @@ def make_view(name: str, spec: PreprocessSpec, trainable: Trainable) -> Callable
         return spec.centre_view
     flip = v2.RandomHorizontalFlip()
     if name == "flip":
-        return v2.Compose([v2.Lambda(spec.centre_view), flip])
-    return v2.Compose([v2.RandomResizedCrop(spec.size_px, scale=(_SMALLEST_CROP, 1.0), antialias=True), flip])
+        return cast(View, v2.Compose([v2.Lambda(spec.centre_view), flip]))
+    crop = v2.RandomResizedCrop(spec.size_px, scale=(_SMALLEST_CROP, 1.0), antialias=True)
+    return cast(View, v2.Compose([crop, flip]))

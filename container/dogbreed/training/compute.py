@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from dogbreed.errors import HyperparameterError
 
@@ -26,9 +27,9 @@ class Compute:
         """Context for the forward pass and the loss."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not torch.float32)
 
-    def make_scaler(self) -> torch.amp.GradScaler:
+    def make_scaler(self) -> GradScaler:
         """Loss scaling for fp16, whose gradients would underflow; does nothing otherwise."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
+        return GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"

@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from typing import Never
 
 from tqdm import tqdm
 
@@ -35,7 +36,7 @@ class Console:
         self._epochs = epochs
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
         self._clock = clock
-        self._bar: tqdm[object] | None = None
+        self._bar: tqdm[Never] | None = None
         self._name = ""
         self._done = 0
         self._batches = 0

@@ -13,16 +13,15 @@ import hashlib
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dogbreed.environment import Channel
 from dogbreed.errors import DataError
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import CorruptImageError, decode, is_image_file
@@ -86,8 +85,8 @@ class Batch(NamedTuple):
     corrupt: tuple[str, ...]
 
 
-def find_splits(channels: Mapping[str, Channel], *, validation_fraction: float, seed: int) -> Splits:
-    """Finds the samples of all splits in the job's channels.
+def find_splits(channels: Mapping[str, Path], *, validation_fraction: float, seed: int) -> Splits:
+    """Finds the samples of all splits in the job's channels, given as name -> folder.
 
     Either each split is a channel (`train`; `validation`, `valid` or `val`; `test`), or one channel holds folders of
     these names, as the Udacity archive does. Without validation images, a share of each class is held out.
@@ -142,6 +141,8 @@ def make_loader(
         _Images(samples, view),
         batch_size=batch_size,
         sampler=sampler,
+        # Unused by us, but without one of its own the loader draws from the generator that dropout uses.
+        generator=torch.Generator(),
         num_workers=workers,
         collate_fn=_collate,
         drop_last=lonely,
@@ -150,18 +151,20 @@ def make_loader(
         prefetch_factor=_PREFETCHED_BATCHES if workers else None,
         worker_init_fn=_start_worker if workers else None,
     )
-    return EpochLoader(loader, sampler)
+    # The collate function makes batches of the items, which DataLoader's type does not know.
+    return EpochLoader(cast(Iterable[Batch], loader), len(loader), sampler)
 
 
 class EpochLoader:
     """Iterates over the batches of one epoch at a time; `len` is the number of batches."""
 
-    def __init__(self, loader: DataLoader[Batch], sampler: _EpochSampler) -> None:
+    def __init__(self, loader: Iterable[Batch], batches: int, sampler: _EpochSampler) -> None:
         self._loader = loader
+        self._batches = batches
         self._sampler = sampler
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return self._batches
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch, in an order that depends on the seed and on ``number`` alone."""
@@ -247,9 +250,9 @@ def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _split_folders(channels: Mapping[str, Channel]) -> dict[str, Path]:
+def _split_folders(channels: Mapping[str, Path]) -> dict[str, Path]:
     """Split name -> folder, from channels of these names or from one channel that holds them."""
-    data = {name: channel.path for name, channel in channels.items() if name not in _OTHER_CHANNELS}
+    data = {name: folder for name, folder in channels.items() if name not in _OTHER_CHANNELS}
     train = next((data[name] for name in TRAIN_NAMES if name in data), None)
     if train is None and len(data) == 1:
         train = next(iter(data.values()))

@@ -98,7 +98,9 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
             f"to 1"
         )
     splits = find_splits(
-        environment.channels, validation_fraction=hyperparameters.validation_fraction, seed=hyperparameters.seed
+        {name: channel.path for name, channel in environment.channels.items()},
+        validation_fraction=hyperparameters.validation_fraction,
+        seed=hyperparameters.seed,
     )
     _log_splits(splits)
     arithmetic = compute.choose(hyperparameters.precision)
@@ -289,11 +291,11 @@ def _verdicts(hook: TensorHook | None) -> tuple[Verdict, ...]:
 
 def _write_report(record: JobRecord, environment: TrainingEnvironment) -> None:
     try:
-        report.write(record, environment.paths.output_data / "insight")
+        page = report.write(record, environment.paths.output_data / "insight")
     except OSError as error:
         logger.warning("the report cannot be written: %s", error)
         return
-    for line in report.summary(record).splitlines():
+    for line in report.summary(record, page).splitlines():
         logger.info("%s", line)
 
 

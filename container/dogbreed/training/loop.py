@@ -17,6 +17,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -188,7 +189,8 @@ class Loop:
             if learnt is None:
                 ended_by = "stop signal"
                 break
-            _check_loss(learnt, epoch, schedule.get_last_lr()[0])
+            learning_rate = float(schedule.get_last_lr()[0])
+            _check_loss(learnt, epoch, learning_rate)
             judged = self.evaluate(validation, Phase.VALIDATION, epoch)
             if judged is None:
                 ended_by = "stop signal"
@@ -205,7 +207,7 @@ class Loop:
             result = EpochResult(
                 epoch=epoch,
                 metrics=metrics,
-                learning_rate=schedule.get_last_lr()[0],
+                learning_rate=learning_rate,
                 seconds=time.perf_counter() - started,
                 images_per_s=learnt.samples / train_seconds,
                 is_best=is_best,
@@ -246,7 +248,7 @@ class Loop:
         return _require_samples(metrics, phase)
 
     def _train_pass(
-        self, batches: EpochLoader, epoch: int, optimizer: Optimizer, schedule: LambdaLR, scaler: torch.amp.GradScaler
+        self, batches: EpochLoader, epoch: int, optimizer: Optimizer, schedule: LambdaLR, scaler: GradScaler
     ) -> PassMetrics | None:
         self.model.train()
         metrics = PassMetrics(self.compute.device)

@@ -17,8 +17,9 @@ def make_optimizer(hyperparameters: Hyperparameters, model: nn.Module) -> Optimi
     lr, decay = hyperparameters.lr, hyperparameters.weight_decay
     if hyperparameters.optimizer == "sgd":
         return SGD(parameters, lr=lr, momentum=hyperparameters.momentum, weight_decay=decay)
-    kind = {"adam": Adam, "adamw": AdamW}[hyperparameters.optimizer]
-    return kind(parameters, lr=lr, weight_decay=decay)
+    if hyperparameters.optimizer == "adam":
+        return Adam(parameters, lr=lr, weight_decay=decay)
+    return AdamW(parameters, lr=lr, weight_decay=decay)
 
 
 def make_schedule(hyperparameters: Hyperparameters, optimizer: Optimizer, steps: int) -> LambdaLR:

@@ -150,11 +150,17 @@ class LossNotDecreasing:
             Status.ISSUES_FOUND,
             evidence=f"The {name} loss {kind}{amount}, from {old.value:.4g} at step {old.step} to {new.value:.4g} at "
             f"step {new.step} ({limit}); {len(broken)} of {len(pairs)} comparisons failed.{batches}",
-            recommendation="If it was so from the start, change lr by a factor of 3 to 10 (lower when the curve jumps, "
-            "higher when it creeps); if only late, the job has converged: fewer epochs, or a smaller patience.",
+            recommendation=self._advice(late=2 * pairs.index(broken[0]) >= len(pairs), rose=new.value > old.value),
             violations=len(broken),
             datapoints=len(pairs),
         )
+
+    def _advice(self, *, late: bool, rose: bool) -> str:
+        if late:
+            return "From there on the job gained little: fewer epochs or a smaller patience would save the time."
+        if rose:
+            return "Lower lr by a factor of 3 to 10: its steps lead past the minimum."
+        return "Raise lr by a factor of 3 to 10, or let more learn (trainable=last_stage): the job hardly moves."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,8 +264,8 @@ class Overtraining:
             return _verdict(
                 self,
                 Status.NOT_ENOUGH_DATA,
-                evidence=f"The job has {_times(len(evaluation), 'evaluation')} and {_times(len(train), 'train loss')}; at "
-                f"least {self.patience_validation + 1} and {self.patience_train + 1} are needed before a stall of "
+                evidence=f"The job has {_times(len(evaluation), 'evaluation')} and {_times(len(train), 'train loss')}; "
+                f"at least {self.patience_validation + 1} and {self.patience_train + 1} are needed before a stall of "
                 f"{self.patience_validation} evaluations and {self.patience_train} train losses can show.",
                 recommendation="Nothing to do for a job this short: it cannot have run on for long without improving.",
             )

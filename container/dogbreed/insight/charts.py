@@ -1,0 +1,265 @@
+"""Small SVG charts for the report: lines over epochs, and a confusion matrix.
+
+Numbers in, markup out: every text is escaped here, so a template may print the result as it is. Colours are left to the
+page's style sheet through classes and the variables named beside them, which is how one chart serves light and dark:
+
+    .grid .axis .tick .key .best    rulings, axis titles, numbers, legend, the line of the best epoch
+    .line .dot with .tone1 .tone2   a series (--tone1, --tone2); the last one is tone2, the one before it tone1 and
+                                    dashed, so colour is not all
+    .hit .miss .on-strong           cells on and off the diagonal, and numbers on a dark cell
+
+Knows nothing of jobs or files. Units are those of the view box; the page scales it to the width that it has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+_WIDTH, _HEIGHT = 480, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 34, 44
+# More points than this are a line without dots.
+_MAX_DOTS = 60
+
+_CELL = 21
+_LABEL_CHARACTERS = 24
+_CHARACTER = 6.4
+"""Width of a letter at the label's size; a guess on the safe side for every system font."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series of a line chart.
+
+    Attributes:
+        name: for the legend.
+        points: (x, y); a y that is not finite leaves a gap.
+    """
+
+    name: str
+    points: Sequence[tuple[int, float]]
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    show: Callable[[float], str],
+    best_x: int | None = None,
+    from_zero: bool = False,
+    at_most: float = math.inf,
+) -> Markup:
+    """Lines over whole numbers, with axes and a mark at the best one.
+
+    Args:
+        title: read by screen readers, and shown when the mouse rests.
+        lines: one or two series.
+        x_label: what x counts.
+        show: text of a y value.
+        best_x: where to draw the mark, or None.
+        from_zero: the y axis begins at 0.
+        at_most: the y axis ends here at the latest.
+
+    Returns:
+        An `svg` element; empty when no point is finite.
+    """
+    finite = [(x, y) for line in lines for x, y in line.points if math.isfinite(y)]
+    if not finite:
+        return Markup("")
+    lowest = 0.0 if from_zero else min(y for _, y in finite)
+    y_ticks = nice_ticks(lowest, max(y for _, y in finite), at_most=at_most)
+    first, last = min(x for x, _ in finite), max(x for x, _ in finite)
+
+    def across(x: float) -> float:
+        # A single epoch stands in the middle.
+        share = (x - first) / (last - first) if last > first else 0.5
+        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    def down(y: float) -> float:
+        share = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
+
+    parts = [
+        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_LEFT, _WIDTH - _RIGHT, down(y), down(y))
+        + _text(_LEFT - 8, down(y) + 4, show(y), "tick", "end")
+        for y in y_ticks
+    ]
+    parts += [_text(across(x), _HEIGHT - _BOTTOM + 19, str(x), "tick", "middle") for x in _whole_ticks(first, last)]
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "axis", "middle"))
+    if best_x is not None and first <= best_x <= last:
+        parts.append(
+            Markup('<line class="best" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
+                across(best_x), across(best_x), _TOP - 6, _HEIGHT - _BOTTOM
+            )
+        )
+    legend_x = float(_LEFT)
+    for tone, line in enumerate(lines, 3 - len(lines)):
+        parts += _drawn(line, tone, across=across, down=down, x_label=x_label, show=show)
+        parts.append(
+            Markup('<line class="line tone{}" x1="{}" x2="{}" y1="12" y2="12"/>').format(tone, legend_x, legend_x + 22)
+            + _text(legend_x + 28, 16, line.name, "key", "start")
+        )
+        legend_x += 28 + len(line.name) * 8 + 22
+    if best_x is not None and first <= best_x <= last:
+        parts.append(
+            Markup('<line class="best" x1="{}" x2="{}" y1="12" y2="12"/>').format(legend_x, legend_x + 22)
+            + _text(legend_x + 28, 16, f"best, {x_label} {best_x}", "key", "start")
+        )
+    return _svg("chart", _WIDTH, _HEIGHT, title, parts)
+
+
+def heat_map(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
+    """A confusion matrix: rows are the true classes, columns the answers.
+
+    A cell's strength is its share of the row, as a square root off the diagonal, where a tenth matters.
+
+    Args:
+        title: read by screen readers.
+        names: of the K classes.
+        counts: K x K, ``counts[true][predicted]``.
+
+    Returns:
+        An `svg` element of a fixed size, to be scrolled where it does not fit.
+    """
+    labels = [_shortened(name) for name in names]
+    margin = max(map(len, labels)) * _CHARACTER + 14
+    left, top = margin + 20, margin + 20
+    side = len(names) * _CELL
+    width, height = math.ceil(left + side + 6), math.ceil(top + side + 6)
+    parts = [
+        _text(left + side / 2, 13, "answer of the model", "axis", "middle"),
+        Markup(
+            '<text class="axis" text-anchor="middle" transform="translate(13 {}) rotate(-90)">true class</text>'
+        ).format(round(top + side / 2, 1)),
+    ]
+    for index, label in enumerate(labels):
+        middle = round((index + 0.5) * _CELL + 4, 1)
+        parts.append(_text(left - 7, top + middle, label, "tick", "end"))
+        parts.append(
+            Markup('<text class="tick" transform="translate({} {}) rotate(-90)">{}</text>').format(
+                round(left + middle, 1), round(top - 7, 1), label
+            )
+        )
+    for index in range(len(names) + 1):
+        at = index * _CELL
+        parts.append(
+            Markup('<path class="grid" d="M{x0} {y}H{x1}M{x} {y0}V{y1}"/>').format(
+                x0=round(left, 1),
+                x1=round(left + side, 1),
+                y=round(top + at, 1),
+                x=round(left + at, 1),
+                y0=round(top, 1),
+                y1=round(top + side, 1),
+            )
+        )
+    for true, row in enumerate(counts):
+        total = sum(row)
+        for predicted, count in enumerate(row):
+            if count:
+                x, y = round(left + predicted * _CELL, 1), round(top + true * _CELL, 1)
+                parts.append(_cell(x, y, count=count, total=total, true=names[true], predicted=names[predicted]))
+    return _svg("matrix", width, height, title, parts, fixed=True)
+
+
+def nice_ticks(low: float, high: float, *, at_most: float = math.inf) -> list[float]:
+    """Four to eight round numbers (steps of 1, 2 or 5) that enclose low and high, in rising order."""
+    if high <= low:
+        pad = abs(low) * 0.1 or 0.1
+        low, high = (low - pad if low else 0.0), high + pad
+    high = min(high, at_most)
+    if high <= low:
+        low = high - (abs(high) * 0.1 or 0.1)
+    raw = (high - low) / 5
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * 0.99)
+    # A hair of tolerance, so that 0.3 / 0.1 is 3.
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    digits = max(0, -math.floor(math.log10(step)) + 1)
+    return [round(index * step, digits) for index in range(first, last + 1)]
+
+
+def _whole_ticks(first: int, last: int) -> list[int]:
+    """Up to a dozen whole numbers, with the first and the last where there is room."""
+    step = next(step for step in _whole_steps() if (last - first) / step <= 11)
+    inner = [x for x in range(first, last + 1) if x % step == 0] if step > 1 else list(range(first, last + 1))
+    return inner or [first]
+
+
+def _whole_steps() -> Sequence[int]:
+    return [factor * 10**power for power in range(9) for factor in (1, 2, 5)]
+
+
+def _drawn(
+    line: Line,
+    tone: int,
+    *,
+    across: Callable[[float], float],
+    down: Callable[[float], float],
+    x_label: str,
+    show: Callable[[float], str],
+) -> list[Markup]:
+    stretches: list[list[tuple[int, float]]] = [[]]
+    for x, y in line.points:
+        if math.isfinite(y):
+            stretches[-1].append((x, y))
+        elif stretches[-1]:
+            stretches.append([])
+    parts = [
+        Markup('<polyline class="line tone{}" points="{}"/>').format(
+            tone, " ".join(f"{across(x)},{down(y)}" for x, y in stretch)
+        )
+        for stretch in stretches
+        if len(stretch) > 1
+    ]
+    points = [point for stretch in stretches for point in stretch]
+    if len(points) <= _MAX_DOTS:
+        parts += [
+            Markup('<circle class="dot tone{}" cx="{}" cy="{}" r="3.2"><title>{} {}: {} {}</title></circle>').format(
+                tone, across(x), down(y), x_label, x, line.name, show(y)
+            )
+            for x, y in points
+        ]
+    return parts
+
+
+def _cell(x: float, y: float, *, count: int, total: int, true: str, predicted: str) -> Markup:
+    share = count / total
+    hit = true == predicted
+    strength = 0.12 + 0.83 * (share if hit else math.sqrt(share))
+    said = f"{true}: {count} of {total} right" if hit else f"{true} taken for {predicted}: {count} of {total}"
+    return Markup(
+        '<g><title>{said}</title><rect class="{kind}" x="{x}" y="{y}" width="{side}" height="{side}" '
+        'fill-opacity="{strength:.2f}"/><text class="count{strong}" x="{cx}" y="{cy}">{count}</text></g>'
+    ).format(
+        said=said,
+        kind="hit" if hit else "miss",
+        x=x,
+        y=y,
+        side=_CELL,
+        strength=strength,
+        strong=" on-strong" if strength > 0.6 else "",
+        cx=round(x + _CELL / 2, 1),
+        cy=round(y + _CELL / 2 + 3.2, 1),
+        count=count,
+    )
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LABEL_CHARACTERS else name[: _LABEL_CHARACTERS - 1] + "…"
+
+
+def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+        kind, round(x, 1), round(y, 1), anchor, text
+    )
+
+
+def _svg(kind: str, width: int, height: int, title: str, parts: Sequence[Markup], *, fixed: bool = False) -> Markup:
+    size = Markup(' width="{}" height="{}"').format(width, height) if fixed else Markup("")
+    return Markup('<svg class="{}" role="img" aria-label="{}" viewBox="0 0 {} {}"{}><title>{}</title>{}</svg>').format(
+        kind, title, width, height, size, title, Markup("").join(parts)
+    )

@@ -1,0 +1,425 @@
+"""The report of one job: a page that needs nothing but a browser, and the record that it is made from.
+
+    report.html         self-contained: style and pictures inside, no script, no network
+    record.json         everything that the page says, for programs and for `python -m dogbreed.insight FOLDER`
+    rules/<Rule>.json   one verdict each, in AWS's layout
+
+Values in, files out. Knows nothing of how a job runs, of tensors or of SageMaker.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from dogbreed.insight.charts import Line, heat_map, line_chart
+from dogbreed.insight.verdicts import Status, Verdict, to_document
+
+SCHEMA_VERSION = 1
+
+REPORT_FILE = "report.html"
+RECORD_FILE = "record.json"
+RULES_FOLDER = "rules"
+
+_MAX_MATRIX_CLASSES = 40
+"""A larger confusion matrix is unreadable, and heavy; the worst pairs say more."""
+_MAX_PAIRS = 15
+_MAX_CORRUPT = 100
+
+# What a reader must act on comes first.
+_STATUS_ORDER = (Status.ISSUES_FOUND, Status.ERROR, Status.NOT_ENOUGH_DATA, Status.NO_ISSUES_FOUND)
+_STATUS_WORDS = {
+    Status.ISSUES_FOUND: "Issues found",
+    Status.ERROR: "Rule failed",
+    Status.NOT_ENOUGH_DATA: "Not enough data",
+    Status.NO_ISSUES_FOUND: "No issues found",
+}
+_LEARNS = {"head": "the head learned", "last_stage": "the last stage and the head learned", "all": "everything learned"}
+
+
+class RecordError(ValueError):
+    """A folder holds no record, or one that this version cannot read. The message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One epoch.
+
+    Attributes:
+        epoch: from 1.
+        metrics: name -> value, see `logs.METRIC_NAMES`.
+        learning_rate: of the last step.
+        seconds: wall time of training and validation.
+    """
+
+    epoch: int
+    metrics: Mapping[str, float]
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """What is to be told of a job.
+
+    Attributes:
+        job_name: the platform's name of the job, or None.
+        backbone: model name.
+        trainable: ``head``, ``last_stage`` or ``all``.
+        started: with its time zone.
+        ended: with its time zone.
+        epochs: the finished ones, in order.
+        best_epoch: from 1; 0 when none was finished.
+        metrics: of the bundle: accuracies in [0, 1], losses in nats.
+        labels: class names in the order of the outputs.
+        hyperparameters: name -> value.
+        facts: whatever else is known, see `artifacts.Bundle`.
+        versions: package -> version.
+        confusion: K x K counts, ``confusion[true][predicted]``, of the best epoch's weights; or None.
+        confusion_channel: the split that `confusion` was counted on.
+        verdicts: of the rules.
+        corrupt_images: paths, with reasons, of the images that were skipped.
+    """
+
+    job_name: str | None
+    backbone: str
+    trainable: str
+    started: datetime
+    ended: datetime
+    epochs: Sequence[EpochRecord]
+    best_epoch: int
+    metrics: Mapping[str, float]
+    labels: Sequence[str]
+    hyperparameters: Mapping[str, object]
+    facts: Mapping[str, object]
+    versions: Mapping[str, str]
+    confusion: Sequence[Sequence[int]] | None
+    confusion_channel: str
+    verdicts: Sequence[Verdict]
+    corrupt_images: Sequence[str]
+
+    def __post_init__(self) -> None:
+        sides = {len(self.confusion), *map(len, self.confusion)} if self.confusion else set()
+        if sides - {len(self.labels)}:
+            raise ValueError(f"confusion is not {len(self.labels)} x {len(self.labels)}, one row and column per label")
+
+    def to_json(self) -> str:
+        """The record as JSON, one line per entry; a number that is not finite becomes null."""
+        document: dict[str, object] = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        document["started"], document["ended"] = self.started.isoformat(), self.ended.isoformat()
+        document["verdicts"] = [{**asdict(one), "status": one.status.value} for one in self.verdicts]
+        rows = [f"{json.dumps(name)}: {json.dumps(_finite(value), default=str)}" for name, value in document.items()]
+        return "{\n" + ",\n".join(rows) + "\n}\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> JobRecord:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            RecordError: the text is not JSON, of another schema version, or damaged.
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise RecordError(f"the record is not JSON ({error})") from error
+        found = document.pop("schema_version", None) if isinstance(document, dict) else None
+        if found != SCHEMA_VERSION:
+            raise RecordError(
+                f"the record has schema version {found!r}, but this version of dogbreed reads {SCHEMA_VERSION}; use "
+                f"the version that wrote it"
+            )
+        try:
+            return cls(
+                **{
+                    **document,
+                    "started": datetime.fromisoformat(document["started"]),
+                    "ended": datetime.fromisoformat(document["ended"]),
+                    "epochs": tuple(
+                        EpochRecord(**{**one, "metrics": _numbers(one["metrics"])}) for one in document["epochs"]
+                    ),
+                    "metrics": _numbers(document["metrics"]),
+                    "labels": tuple(document["labels"]),
+                    "verdicts": tuple(
+                        Verdict(**{**one, "status": Status(one["status"])}) for one in document["verdicts"]
+                    ),
+                    "corrupt_images": tuple(document["corrupt_images"]),
+                }
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(f"the record is damaged: {type(error).__name__} {error}") from error
+
+
+def read(folder: Path) -> JobRecord:
+    """Reads the record in a job's report folder.
+
+    Raises:
+        RecordError: there is none, or it cannot be read; names the file.
+    """
+    file = folder / RECORD_FILE
+    try:
+        return JobRecord.from_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{folder} holds no {RECORD_FILE}; give the folder that a job's report lies in") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{file} cannot be read: {error}") from error
+    except RecordError as error:
+        raise RecordError(f"{file}: {error}") from error
+
+
+def write(record: JobRecord, folder: Path) -> Path:
+    """Writes record, verdicts and page into a folder, which is made.
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    rules = folder / RULES_FOLDER
+    rules.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD_FILE).write_text(record.to_json(), encoding="utf-8")
+    for verdict in record.verdicts:
+        text = json.dumps(to_document(verdict), indent=2) + "\n"
+        (rules / f"{verdict.rule}.json").write_text(text, encoding="utf-8")
+    page = folder / REPORT_FILE
+    page.write_text(render(record), encoding="utf-8")
+    return page
+
+
+def summary(record: JobRecord, page: Path | None = None) -> str:
+    """The verdicts for a terminal or a log: one line each, its advice below, and where the page is."""
+    lines = []
+    for verdict in _ordered(record.verdicts):
+        lines.append(f"{verdict.rule}: {verdict.status.value}. {verdict.evidence}")
+        if verdict.recommendation and verdict.status is Status.ISSUES_FOUND:
+            lines.append(f"  {verdict.recommendation}")
+    if not lines:
+        lines.append("no rule was evaluated: the job saved no tensors that could be read")
+    if page is not None:
+        lines.append(f"report: {page}")
+    return "\n".join(lines)
+
+
+def render(record: JobRecord) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=PackageLoader("dogbreed.insight"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "value": _value, "words": _words, "wrap": _wrappable}
+    headline, told = _headline(record)
+    return environment.get_template("report.html.j2").render(
+        record=record,
+        headline=headline,
+        tiles=_tiles(record, told),
+        verdict_sentence=_verdict_sentence(record.verdicts),
+        verdicts=_ordered(record.verdicts),
+        status_words=_STATUS_WORDS,
+        charts=_charts(record),
+        epoch_metrics=list(dict.fromkeys(name for epoch in record.epochs for name in epoch.metrics)),
+        classes=_class_rows(record),
+        pairs=_pairs(record),
+        matrix=_matrix(record),
+        max_matrix_classes=_MAX_MATRIX_CLASSES,
+        corrupt=record.corrupt_images[:_MAX_CORRUPT],
+        period=_period(record.started, record.ended),
+        learns=_LEARNS.get(record.trainable, f"trainable={record.trainable}"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _ClassRow:
+    """How one class was recognised: images of it, those answered right, and what it was most often taken for."""
+
+    name: str
+    images: int
+    right: int
+    mistaken_for: str
+    mistaken: int
+
+    @property
+    def recall(self) -> float:
+        """In [0, 1]; NaN for a class without images."""
+        return self.right / self.images if self.images else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Images of one class that were answered as another."""
+
+    true: str
+    predicted: str
+    count: int
+    images: int
+
+
+def _class_rows(record: JobRecord) -> list[_ClassRow]:
+    """Worst recall first; classes without images last."""
+    rows = []
+    for index, counts in enumerate(record.confusion or ()):
+        wrong = [(count, -other) for other, count in enumerate(counts) if other != index and count]
+        count, other = max(wrong, default=(0, 0))
+        mistaken_for = record.labels[-other] if wrong else ""
+        rows.append(_ClassRow(record.labels[index], sum(counts), counts[index], mistaken_for, count))
+    return sorted(rows, key=lambda row: (row.images == 0, row.recall if row.images else 0, row.name))
+
+
+def _pairs(record: JobRecord) -> list[_Pair]:
+    """The most frequent mistakes; of equally frequent ones those of the rarer class first."""
+    found = [
+        _Pair(record.labels[true], record.labels[predicted], count, sum(counts))
+        for true, counts in enumerate(record.confusion or ())
+        for predicted, count in enumerate(counts)
+        if count and true != predicted
+    ]
+    return sorted(found, key=lambda pair: (-pair.count, pair.images, pair.true, pair.predicted))[:_MAX_PAIRS]
+
+
+def _matrix(record: JobRecord) -> Markup | None:
+    if not record.confusion or len(record.labels) > _MAX_MATRIX_CLASSES:
+        return None
+    title = (
+        f"Confusion matrix of {len(record.labels)} classes on {record.confusion_channel}; the tables give the figures"
+    )
+    return heat_map(title, record.labels, record.confusion)
+
+
+def _charts(record: JobRecord) -> list[tuple[str, Markup]]:
+    """Heading and picture of each curve over the epochs that has data."""
+
+    def chart(heading: str, lines: list[Line], **options: Any) -> tuple[str, Markup]:  # noqa: ANN401  line_chart's own
+        title = f"{heading} per epoch"
+        for line in lines:
+            known = [y for _, y in line.points if math.isfinite(y)]
+            if known:
+                title += f"; {line.name} from {options['show'](known[0])} to {options['show'](known[-1])}"
+        best = record.best_epoch or None
+        return heading, line_chart(title, lines, x_label="epoch", best_x=best, **options)
+
+    def metric(name: str, kind: str) -> Line:
+        points = [(one.epoch, one.metrics.get(f"{name}_{kind}", math.nan)) for one in record.epochs]
+        return Line(name, points)
+
+    rates = [(one.epoch, one.learning_rate) for one in record.epochs]
+    seconds = [(one.epoch, one.seconds) for one in record.epochs]
+    drawn = [
+        chart("Loss", [metric("train", "loss"), metric("validation", "loss")], show=_short, from_zero=True),
+        chart(
+            "Accuracy",
+            [metric("train", "accuracy"), metric("validation", "accuracy")],
+            show=_round_percent,
+            at_most=1.0,
+        ),
+        chart("Learning rate", [Line("last step", rates)], show=_short, from_zero=True),
+        chart("Time per epoch", [Line("seconds", seconds)], show=_short, from_zero=True),
+    ]
+    return [(heading, picture) for heading, picture in drawn if picture]
+
+
+def _headline(record: JobRecord) -> tuple[str, str]:
+    """The sentence that says how good the model is, and the metric that it tells."""
+    for name in ("test_accuracy", "validation_accuracy"):
+        if name in record.metrics:
+            return f"{_percent(record.metrics[name])} {_words(name)}", name
+    return "No epoch was finished", ""
+
+
+def _tiles(record: JobRecord, told: str) -> list[tuple[str, str]]:
+    """Name and text of the other figures that matter; train figures are in the curves."""
+    tiles = [
+        (_words(name), _percent(value) if name.endswith("accuracy") else _short(value))
+        for name, value in record.metrics.items()
+        if name != told and not name.startswith("train_")
+    ]
+    if record.best_epoch:
+        tiles.append(("best epoch", f"{record.best_epoch} of {len(record.epochs)}"))
+    tiles.append(("duration", _duration((record.ended - record.started).total_seconds())))
+    return tiles
+
+
+def _ordered(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    return sorted(verdicts, key=lambda verdict: _STATUS_ORDER.index(verdict.status))
+
+
+def _verdict_sentence(verdicts: Sequence[Verdict]) -> str:
+    counts = {status: sum(verdict.status is status for verdict in verdicts) for status in Status}
+    phrases = {
+        Status.ISSUES_FOUND: "found an issue",
+        Status.ERROR: "failed",
+        Status.NOT_ENOUGH_DATA: "had not enough data",
+        Status.NO_ISSUES_FOUND: "found no issue",
+    }
+    parts = [f"{counts[status]} {phrases[status]}" for status in _STATUS_ORDER if counts[status]]
+    if not parts:
+        return "No rule was evaluated: the job saved no tensors that could be read. Its log says why."
+    return f"Of {len(verdicts)} rules, {', '.join(parts)}."
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.1f} %" if math.isfinite(share) else "n/a"
+
+
+def _round_percent(share: float) -> str:
+    """As `_percent`, but 80 % for 80.0 %: an axis on a phone has no room to spare."""
+    return f"{round(share * 100, 1):g} %"
+
+
+def _short(number: float) -> str:
+    return f"{number:.4g}" if math.isfinite(number) else "n/a"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _short(value) if isinstance(value, float) else str(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _period(started: datetime, ended: datetime) -> str:
+    first, last = started.astimezone(UTC), ended.astimezone(UTC)
+    end = f"{last:%H:%M}" if first.date() == last.date() else f"{last:%Y-%m-%d %H:%M}"
+    return f"{first:%Y-%m-%d %H:%M} to {end} UTC"
+
+
+def _wrappable(name: object) -> Markup:
+    """Class names and paths may break after an underscore or a slash, where a browser would not."""
+    return Markup("<wbr>").join(re.findall(r"[^_/]*[_/]?", str(name)))
+
+
+def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Reads null as NaN, see `JobRecord.to_json`."""
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}
+
+
+def _finite(value: object) -> object:
+    """The value with null for every number that JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value

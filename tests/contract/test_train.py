@@ -1,0 +1,244 @@
+"""The training side of the contract: strings and folders in; a bundle, metrics, an exit code and a reason out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import OptMl
+
+from dogbreed import artifacts, logs
+from dogbreed.training import job
+
+TRAIN = Path(__file__).resolve().parents[2] / "container" / "train"
+
+QUICK = {
+    "model": "tiny",
+    "pretrained": "false",
+    "trainable": "all",
+    "image-size": "32",
+    "batch-size": "8",
+    "epochs": "2",
+    "lr": "0.01",
+    "num-workers": "0",
+}
+
+
+@pytest.fixture
+def in_process(opt_ml: OptMl, monkeypatch: pytest.MonkeyPatch) -> Iterator[OptMl]:
+    """Runs `job.main()` here instead of in a process of its own, which costs seconds; undoes what it changes."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(opt_ml.root))
+    monkeypatch.setenv("DOGBREED_WEIGHTS_DIR", str(opt_ml.root / "no-weights"))
+    yield opt_ml
+    root.handlers[:] = before
+    root.setLevel(level)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def start(opt_ml: OptMl) -> subprocess.Popen[str]:
+    environ = {**os.environ, "SAGEMAKER_BASE_DIR": str(opt_ml.root), "TRAINING_JOB_NAME": "contract-1"}
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN)], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_a_job_leaves_a_bundle_metrics_a_report_and_no_failure_file(opt_ml: OptMl, drawn_data: Path) -> None:
+    opt_ml.hyperparameters({**QUICK, "model": '"tiny"', "_tuning_objective_metric": "validation_accuracy"})
+    opt_ml.channels(train=drawn_data / "train", validation=drawn_data / "valid", test=drawn_data / "test")
+    process = start(opt_ml)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert not opt_ml.failure.exists()
+    assert not re.search(r"WARNING|ERROR|Traceback", output)
+
+    assert sorted(entry.name for entry in opt_ml.model.iterdir()) == [
+        "MODEL_CARD.md",
+        "bundle.json",
+        "model.safetensors",
+    ]
+    bundle = json.loads((opt_ml.model / "bundle.json").read_text())
+    assert {"train_loss", "validation_accuracy", "test_accuracy"} <= set(bundle["metrics"])
+    assert [label["index"] for label in bundle["labels"]] == [0, 1, 2]
+    assert bundle["hyperparameters"]["image-size"] == 32
+
+    epochs = [line for line in output.splitlines() if "epoch=" in line]
+    assert len(epochs) == 2, "one metric line per epoch"
+    assert set(logs.read_metrics(epochs[-1])) == {
+        "train_loss",
+        "train_accuracy",
+        "validation_loss",
+        "validation_accuracy",
+    }
+    (tested,) = [line for line in output.splitlines() if "test_accuracy=" in line]
+    assert logs.read_metrics(tested)["test_accuracy"] == pytest.approx(bundle["metrics"]["test_accuracy"], rel=1e-4)
+    assert (opt_ml.root / "output" / "data" / "insight" / "report.html").stat().st_size > 1000
+    assert list((opt_ml.root / "output" / "tensors").rglob("*.tfevents")), "the losses are saved for smdebug's readers"
+
+
+def test_sigterm_keeps_the_best_epoch_so_far_and_exits_0(opt_ml: OptMl, drawn_data: Path) -> None:
+    opt_ml.hyperparameters({**QUICK, "epochs": "1000", "patience": "0"})
+    opt_ml.channels(train=drawn_data)
+    process = start(opt_ml)
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if "epoch=3;" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    stopped = time.monotonic()
+    output = seen + process.communicate(timeout=100)[0]
+    assert process.returncode == 0, output
+    assert time.monotonic() - stopped < 60
+    assert "SIGTERM: stopping after this step" in output
+    bundle = artifacts.load(opt_ml.model)
+    assert bundle.facts["ended_by"] == "stop signal"
+    assert 3 <= int(str(bundle.facts["epochs_run"])) < 1000
+    assert bundle.build()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    assert not opt_ml.failure.exists()
+
+
+def test_a_wrong_hyperparameter_ends_the_process_with_1_and_one_sentence(opt_ml: OptMl, drawn_data: Path) -> None:
+    opt_ml.hyperparameters({**QUICK, "lr": "fast"})
+    opt_ml.channels(train=drawn_data)
+    process = start(opt_ml)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert opt_ml.failure.read_text() == "hyperparameters: lr='fast' is not allowed; give a number from 1e-07 to 10"
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "reason"),
+    [
+        ({"learning-rate": "0.1"}, "'learning-rate' is unknown"),
+        ({"epochs": "0"}, "epochs='0' is not allowed; give a whole number from 1 to 1000"),
+        ({"batch-size": "2.5"}, "batch-size='2.5' is not allowed"),
+        ({"model": "resnet19"}, "model='resnet19' is unknown; did you mean resnet18"),
+        ({"model": "resnet19", "pretrained": "true"}, "model='resnet19' is unknown; did you mean resnet18"),
+        ({"pretrained": "true"}, "no pretrained weights exist for model=tiny; set pretrained=false"),
+        ({"precision": "fp16"}, "precision=fp16 needs a GPU"),
+        ({"model": "vit_b_16", "image-size": "33"}, "model=vit_b_16 cannot be built for image-size=33"),
+    ],
+)
+def test_bad_hyperparameters(in_process: OptMl, drawn_data: Path, hyperparameters: dict[str, str], reason: str) -> None:
+    in_process.hyperparameters({**QUICK, **hyperparameters})
+    in_process.channels(train=drawn_data)
+    fails(in_process, reason)
+
+
+def test_no_channel(in_process: OptMl) -> None:
+    in_process.hyperparameters(QUICK)
+    fails(in_process, "no `train` channel; found channels: none")
+
+
+def test_an_empty_folder(in_process: OptMl, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    in_process.hyperparameters(QUICK)
+    in_process.channels(train=tmp_path / "empty")
+    fails(in_process, "must hold one folder per class, at least two, but holds 0 (found: nothing)")
+
+
+def test_a_class_that_only_validation_has(in_process: OptMl, drawn_data: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(drawn_data, tmp_path / "data"))
+    (data / "valid" / "900.Griffin").mkdir()
+    in_process.hyperparameters(QUICK)
+    in_process.channels(train=data)
+    fails(in_process, "900.Griffin; a validation label must be among the 3 train labels")
+
+
+def pretrained(opt_ml: OptMl, drawn_data: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    opt_ml.hyperparameters({**QUICK, "pretrained": "true", "model": "resnet18"})
+    opt_ml.channels(train=drawn_data, pretrained=folder)
+
+
+def test_unreadable_weights(in_process: OptMl, drawn_data: Path, tmp_path: Path) -> None:
+    pretrained(in_process, drawn_data, tmp_path, "resnet18.pth", b"not weights")
+    fails(in_process, "resnet18.pth cannot be read as weights")
+
+
+def test_weights_of_another_architecture(in_process: OptMl, drawn_data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.pth"
+    torch.save({"layer.weight": torch.zeros(2)}, other)
+    pretrained(in_process, drawn_data, tmp_path, "other.pth", other.read_bytes())
+    fails(in_process, "the weights are not those of model=resnet18: ")
+
+
+def test_too_many_corrupt_images(in_process: OptMl, drawn_data: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(drawn_data, tmp_path / "data"))
+    for file in sorted((data / "train").rglob("*.jpg"))[:4]:
+        file.write_bytes(file.read_bytes()[:50])
+    in_process.hyperparameters({**QUICK, "max-corrupt-fraction": "0.1"})
+    in_process.channels(train=data)
+    fails(in_process, "4 of 36 images cannot be decoded, more than max-corrupt-fraction=0.1; the first is ")
+
+
+def test_a_few_corrupt_images_are_skipped_counted_and_listed(
+    in_process: OptMl, drawn_data: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(drawn_data, tmp_path / "data"))
+    victim = next((data / "valid").rglob("*.jpg"))
+    victim.write_bytes(b"")
+    in_process.hyperparameters(QUICK)
+    in_process.channels(train=data)
+    assert job.main() == 0
+    assert artifacts.load(in_process.model).facts["corrupt_images"] == 1
+    record = (in_process.root / "output" / "data" / "insight" / "record.json").read_text()
+    assert victim.name in record
+
+
+def test_a_malformed_file_of_the_platform(in_process: OptMl, drawn_data: Path) -> None:
+    in_process.channels(train=drawn_data)
+    in_process.write("hyperparameters.json", "{")
+    fails(in_process, "hyperparameters.json is not JSON")
+
+
+def test_several_hosts(in_process: OptMl, drawn_data: Path) -> None:
+    in_process.hyperparameters(QUICK)
+    in_process.channels(train=drawn_data)
+    in_process.hosts("algo-1", "algo-2")
+    fails(in_process, "the job has 2 hosts, but this version trains on one")
+
+
+def test_a_fault_of_ours_names_its_cause_first_and_ends_with_where_it_was(
+    in_process: OptMl, drawn_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise RuntimeError("the frobnicator is gone")
+
+    monkeypatch.setattr(job, "find_splits", explode)
+    in_process.hyperparameters(QUICK)
+    in_process.channels(train=drawn_data)
+    assert job.main() == 1
+    reason = in_process.failure.read_text()
+    assert reason.startswith("RuntimeError: the frobnicator is gone\n")
+    assert "explode" in reason
+    assert len(reason) <= 1024
+
+
+def fails(opt_ml: OptMl, reason: str) -> None:
+    """The job exits with 1, and the failure file holds one sentence with ``reason`` in it."""
+    assert job.main() == 1
+    written = opt_ml.failure.read_text()
+    assert reason in written
+    assert "\n" not in written
+    assert len(written) <= 1024
+    assert not list(opt_ml.model.iterdir())
