@@ -8,6 +8,7 @@ Legend: N batch, S image side, F features, K classes.
 
 from __future__ import annotations
 
+import copy
 import re
 import socket
 from collections import OrderedDict
@@ -55,6 +56,21 @@ class HeadSpec:
     dropout: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A classifier in two: what is frozen, and the rest that learns.
+
+    Attributes:
+        name: where it is cut, in words.
+        frozen: normalised images [N, 3, S, S] -> outputs [N, ...]; a copy to be changed at will (precision, layout).
+        rest: outputs -> logits [N, K]; shares its parameters and buffers with the classifier.
+    """
+
+    name: str
+    frozen: nn.Module
+    rest: nn.Module
+
+
 class Classifier(nn.Module):
     """A backbone and a head: float32 images [N, 3, S, S], normalised -> logits [N, K].
 
@@ -81,6 +97,11 @@ class Classifier(nn.Module):
             module.eval()
         return self
 
+    @property
+    def frozen_blocks(self) -> list[nn.Module]:
+        """What does not learn, in the order of computation: the backbone, its first blocks, or nothing."""
+        return list(self._frozen)
+
     def freeze(self, trainable: Trainable, image_size_px: int) -> None:
         """Chooses what learns.
 
@@ -103,6 +124,79 @@ class Classifier(nn.Module):
             for block in blocks[start:]:
                 block.requires_grad_(True)
         self.train(self.training)
+
+
+def cut(model: Classifier, image_size_px: int) -> Cut | None:
+    """Cuts a classifier behind its frozen part, so that this part can be run once and its outputs kept.
+
+    Returns:
+        None when nothing is frozen, or when the two parts in series would not compute what the whole does (networks
+        whose frozen and learning parts exchange more than one tensor).
+    """
+    frozen = model.frozen_blocks
+    if not frozen:
+        return None
+    if frozen == [model.backbone]:
+        return Cut("head", copy.deepcopy(model.backbone).eval(), model.head)
+    blocks = _blocks(model.backbone)
+    # Blocks before the cut become identities, those behind it stay the very same objects.
+    memo: dict[int, object] = {id(block): nn.Identity() for block in frozen}
+    memo.update({id(block): block for block in blocks[len(frozen) :]})
+    rest = copy.deepcopy(model.backbone, memo)
+    if hasattr(rest, "transform_input"):
+        setattr(rest, "transform_input", False)  # noqa: B010  it belongs before the cut; Module's type hides it
+    found = Cut(
+        f"block {len(frozen)} of {len(blocks)}",
+        _UntilBlock(copy.deepcopy(model.backbone).eval(), len(frozen)),
+        nn.Sequential(OrderedDict(backbone=rest, head=model.head)),
+    )
+    return found if _computes_the_same(found, model, image_size_px) else None
+
+
+class _UntilBlock(nn.Module):
+    """Runs a backbone up to one of its blocks and returns what goes into it."""
+
+    def __init__(self, backbone: nn.Module, position: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        _blocks(backbone)[position].register_forward_pre_hook(self._arrive)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        try:
+            self.backbone(images_NCHW)
+        except _ArrivedError as arrival:
+            return arrival.tensor
+        raise RuntimeError("the backbone did not run the block that it is cut at")
+
+    def _arrive(self, _block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        raise _ArrivedError(inputs[0])
+
+
+class _ArrivedError(Exception):
+    """Ends a forward pass at the cut; no error, but an exception is what leaves a forward method."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.tensor = tensor
+
+
+def _computes_the_same(parts: Cut, model: Classifier, image_size_px: int) -> bool:
+    training = model.training
+    model.eval()
+    parts.rest.eval()
+    parameter = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, image_size_px, image_size_px, generator=generator).to(parameter.device)
+    try:
+        with torch.no_grad():
+            whole = model(images)
+            series = parts.rest(parts.frozen(images))
+        return whole.shape == series.shape and torch.allclose(whole, series, rtol=1e-3, atol=1e-3)
+    except Exception:  # whatever a foreign forward method makes of a feature map in place of an image
+        return False
+    finally:
+        model.train(training)
+        parts.rest.train(training)
 
 
 def names() -> tuple[str, ...]:

@@ -40,6 +40,7 @@ DEFAULT_MAX_PAYLOAD_MB = 25
 _DEFAULT_ROOT = "/opt/ml"
 # SDK v3's ModelTrainer mounts its own code as channels; they never hold class folders.
 _SIDE_CHANNELS = frozenset({"code", "sm_drivers"})
+_SCRATCH = Path("/tmp")  # noqa: S108  the folder that AWS documents as scratch (model-train-storage)
 _MIB = 1024 * 1024
 _MAX_PORT = 65535
 
@@ -128,7 +129,8 @@ class TrainingEnvironment:
         checkpoints: folder that is synced with S3, or None without CheckpointConfig.
         hook_config: smdebug's hook configuration written by the platform, or None.
         weights: folder of pretrained weights inside the image.
-        warm_pool_cache: folder that outlives the job in a warm pool, or None.
+        cache: folder for what can be computed again: DOGBREED_CACHE_DIR, else the warm pool's, which outlives the
+            job, else scratch.
     """
 
     paths: Paths
@@ -139,7 +141,7 @@ class TrainingEnvironment:
     checkpoints: Path | None
     hook_config: Path | None
     weights: Path
-    warm_pool_cache: Path | None
+    cache: Path
     log_level: str
 
 
@@ -189,7 +191,7 @@ def read_training_environment(
     paths = read_paths(environ, root=root)
     checkpoints = _read_object(paths.config / "checkpointconfig.json").get("LocalPath")
     hook_config = Path(environ.get("SMDEBUG_CONFIG_FILE_PATH", paths.config / "debughookconfig.json"))
-    cache = environ.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
+    cache = environ.get("DOGBREED_CACHE_DIR") or environ.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
     return TrainingEnvironment(
         paths=paths,
         hyperparameters=_read_hyperparameters(paths.config / "hyperparameters.json"),
@@ -199,7 +201,7 @@ def read_training_environment(
         checkpoints=Path(str(checkpoints)) if checkpoints else None,
         hook_config=hook_config if hook_config.is_file() else None,
         weights=Path(environ.get("DOGBREED_WEIGHTS_DIR", "/opt/dogbreed/weights")),
-        warm_pool_cache=Path(cache) if cache else None,
+        cache=Path(cache) if cache else _SCRATCH / "dogbreed",
         log_level=_log_level(environ),
     )
 

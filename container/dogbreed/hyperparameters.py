@@ -85,7 +85,8 @@ class Declaration:
     def check(self, value: Value) -> Value:
         """Returns the value when it is within bounds and choices, else raises ValueError."""
         if isinstance(value, int | float) and not isinstance(value, bool):
-            if not math.isfinite(value):
+            # Of a whole number of 400 digits isfinite makes an OverflowError.
+            if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(value)
             if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
                 raise ValueError(value)
@@ -154,8 +155,13 @@ class Hyperparameters:
     augment: str = _choice(
         "auto",
         ("auto", "none", "flip", "crop"),
-        "Training views: none, flips, or random crops with flips; auto is none for trainable=head, else crop.",
+        "Training views: none, flips, or random crops with flips; auto is none for trainable=head, flip for "
+        "last_stage, crop for all.",
     )
+    cache: bool = _plain(
+        True, "Run what is frozen once and train the rest on its stored output; false runs it again every epoch."
+    )
+    cached_views: int = _number(4, 1, 1000, "Random views of each training image that are stored with augment=crop.")
     image_size: int = _number(224, 16, 1024, "Side of the square that the network sees, in pixels.")
     precision: str = _choice(
         "auto",

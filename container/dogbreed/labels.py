@@ -34,7 +34,8 @@ class Labels:
         short = [_SORTING_PREFIX.sub("", folder) for folder in ordered]
         uses = Counter(short)
         names = tuple(name if uses[name] == 1 else folder for name, folder in zip(short, ordered, strict=True))
-        return cls(ordered, names)
+        # A prefix under a prefix: 1.2.cat is called 2.cat, which 2.cat itself is called where 3.cat is about.
+        return cls(ordered, names if len(set(names)) == len(names) else ordered)
 
     def __len__(self) -> int:
         return len(self.folders)

@@ -24,8 +24,8 @@ from torchvision.transforms.v2 import functional as ops
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """File names that are taken for images, in lower case."""
 
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
-"""Pillow decoders that may run. Each further one is code that a hostile file can reach."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Pillow decoders that may run; JPEG's opens MPO as well. Each further one is code that a hostile file can reach."""
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded: 512 MiB of RGB, twice the size at which Pillow warns."""

@@ -382,7 +382,7 @@ def _short(number: float) -> str:
 
 def _value(value: object) -> str:
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return str(value).lower()
     return _short(value) if isinstance(value, float) else str(value)
 
 

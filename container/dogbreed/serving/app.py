@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from dogbreed.errors import NotReadyError, PayloadTooLargeError, RequestError
 from dogbreed.serving import payload
@@ -79,7 +79,7 @@ def create_app(
         clock: seconds, for the log.
     """
     app = Flask(__name__, static_folder=None)
-    # For a chunked body the limit holds while it is read: gunicorn ends the stream itself (wsgi.input_terminated).
+    # Refuses by Content-Length before anything is read.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_bytes
 
     @app.get("/ping")
@@ -92,7 +92,7 @@ def create_app(
     @app.post("/invocations")
     def invocations() -> Response:
         # The body is read before anything is refused: a client that is still sending would miss the answer.
-        body = request.get_data(cache=False)
+        body = _read_body(settings.max_payload_bytes)
         options = payload.read_options(request.headers.get(_ATTRIBUTES))
         answer_type = payload.choose_answer_type(request.headers.get("Accept"), settings.default_accept)
         images = payload.read_images(request.headers.get("Content-Type"), body)
@@ -140,6 +140,19 @@ def create_app(
     app.register_error_handler(HTTPException, lambda error: _refuse_http(error, settings.max_payload_bytes))
     app.register_error_handler(Exception, _fail)
     return app
+
+
+def _read_body(limit_bytes: int) -> bytes:
+    try:
+        body = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise
+    except Exception as error:  # each WSGI server has exceptions of its own for these
+        raise RequestError("the body cannot be read: it is malformed, broke off or stalled") from error
+    # Of a chunked body over the limit, Werkzeug 3.1 returns the first bytes as if they were all (LimitedStream).
+    if len(body) == limit_bytes and request.input_stream.read(1):
+        raise RequestEntityTooLarge
+    return body
 
 
 def _refuse(error: RequestError) -> Response:

@@ -18,6 +18,7 @@ import logging
 import os
 import socket
 import struct
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,12 @@ _MIN_HEARTBEAT_S = 120
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the usual place for gunicorn's heartbeat file, which is unlinked at once
 
 
-def main() -> None:
-    """Serves until SIGTERM. Exits with 0 after a stop, with 1 and one line on stderr when it cannot start."""
+def main() -> int:
+    """Serves until SIGTERM.
+
+    Returns:
+        The exit code: 0 after a stop, 1 with one line on stderr when it cannot start.
+    """
     try:
         environment = read_serving_environment()
         default_accept = payload.media_type(environment.default_accept)
@@ -63,9 +68,11 @@ def main() -> None:
                 f"{', '.join(payload.ANSWER_TYPES)}"
             )
     except ConfigurationError as error:
-        raise SystemExit(f"dogbreed: {error}") from None
+        print(f"dogbreed: {error}", file=sys.stderr)
+        return 1
     logs.configure(environment.log_level)
     _Server(environment, default_accept).run()
+    return 0
 
 
 def load_predictor(paths: Paths) -> Predictor:
@@ -151,4 +158,4 @@ def _limit_stalls(arbiter: Any) -> None:  # noqa: ANN401  gunicorn has no types
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

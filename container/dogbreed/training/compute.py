@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from dogbreed.errors import HyperparameterError
@@ -34,6 +35,22 @@ class Compute:
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         return f"{name}, {str(self.dtype).removeprefix('torch.')}"
+
+
+def frozen_dtype(precision: str, device: torch.device, network: nn.Module) -> torch.dtype:
+    """Arithmetic for a part that does not learn, whose rounding errors do not add up over steps.
+
+    Explicit precisions are kept. ``auto`` is bfloat16 on a GPU, and on a CPU with matrix units for it (AMX) unless the
+    network has depthwise convolutions, which gain nothing there (measured: MobileNetV2 1.0x, ResNet-18 3.4x,
+    DenseNet-121 4.2x over float32 with channels_last).
+    """
+    if precision != "auto":
+        return choose(precision).dtype
+    if device.type == "cuda":
+        return choose("auto").dtype
+    depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules())
+    has_amx = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+    return torch.bfloat16 if has_amx and not depthwise else torch.float32
 
 
 def choose(precision: str) -> Compute:

@@ -14,8 +14,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
 from typing import cast
 
@@ -24,7 +25,7 @@ from torch import nn
 
 from dogbreed import artifacts, backbones, logs
 from dogbreed.artifacts import Bundle
-from dogbreed.backbones import Classifier, HeadSpec, Trainable
+from dogbreed.backbones import Classifier, Cut, HeadSpec, Trainable
 from dogbreed.environment import (
     FAILURE_MAX_CHARACTERS,
     TrainingEnvironment,
@@ -41,11 +42,12 @@ from dogbreed.insight.rules.losses import evaluate_all
 from dogbreed.insight.tensors import TensorHook
 from dogbreed.insight.verdicts import Verdict
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training import compute
-from dogbreed.training.augment import make_view
+from dogbreed.training import compute, frozen
+from dogbreed.training.augment import make_view, resolve, stored_views
 from dogbreed.training.console import Console
-from dogbreed.training.data import EpochLoader, Sample, Splits, choose_workers, find_splits, make_loader
-from dogbreed.training.loop import CorruptImages, EpochResult, FitResult, Loop, Phase
+from dogbreed.training.data import Sample, Splits, View, choose_workers, find_splits, make_loader
+from dogbreed.training.frozen import FrozenPart
+from dogbreed.training.loop import Batches, CorruptImages, EpochResult, FitResult, Loop, Phase
 from dogbreed.training.optim import make_optimizer, make_schedule
 from dogbreed.training.selection import Selection
 
@@ -106,22 +108,26 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
     arithmetic = compute.choose(hyperparameters.precision)
     model, source = _make_model(environment, hyperparameters, len(splits.labels))
     model = model.to(arithmetic.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    logger.info("%s, %s; %d parameters learn; %s", hyperparameters.model, source, learning, arithmetic)
+    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    logger.info("%s, %s; %d parameters learn; %s", hyperparameters.model, source, count, arithmetic)
 
     criterion = nn.CrossEntropyLoss()
-    hook = tensors.attach(model, criterion, folder=environment.paths.tensors, config=environment.hook_config)
+    cut = backbones.cut(model, hyperparameters.image_size) if hyperparameters.cache else None
+    learning = model if cut is None else cut.rest
+    hook = tensors.attach(learning, criterion, folder=environment.paths.tensors, config=environment.hook_config)
     spec = PreprocessSpec.for_size(hyperparameters.image_size)
     loop = Loop(
         model=model,
+        prepare=lambda images: spec.normalise(images).contiguous(memory_format=torch.channels_last),
+        classes=len(splits.labels),
         criterion=criterion,
-        spec=spec,
         compute=arithmetic,
         observers=[Console(hyperparameters.epochs), *([_HookObserver(hook)] if hook else [])],
         corrupt=CorruptImages(splits.images, hyperparameters.max_corrupt_fraction),
         stop_requested=stop_requested,
     )
-    fit = _fit(loop, splits, hyperparameters)
+    learner = _Learner(loop, spec, hyperparameters)
+    fit = _fit(environment, model, cut, learner, splits)
     logger.info("training ended by %s after %d epochs; best epoch %d", fit.ended_by, len(fit.history), fit.best_epoch)
 
     bundle = Bundle(
@@ -129,7 +135,7 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
         head=_head_spec(hyperparameters, len(splits.labels)),
         labels=splits.labels,
         preprocessing=spec,
-        weights=fit.weights,
+        weights=artifacts.clone_weights(model),
         hyperparameters=hyperparameters.as_dict(),
         metrics=fit.history[fit.best_epoch - 1].metrics if fit.best_epoch else {},
         data_fingerprint=splits.fingerprint,
@@ -139,9 +145,11 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
     # Saved before the test: a stop or a fault from here on costs a number, not the model.
     artifacts.save(bundle, environment.paths.model)
     judged, channel = fit.best_validation, "validation"
-    model.load_state_dict(fit.weights)
     if splits.test is not None and not stop_requested():
-        tested = loop.evaluate(_loader(splits.test, loop, hyperparameters), Phase.TEST, epoch=1)
+        # The debugger hook listens to the criterion of training; a test is none of its epochs.
+        tested = replace(loop, criterion=nn.CrossEntropyLoss()).evaluate(
+            learner.images(splits.test, spec.centre_view), Phase.TEST, epoch=1
+        )
         if tested is not None:
             judged, channel = tested, "test"
             scores = {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
@@ -176,44 +184,85 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
     )
 
 
-def _fit(loop: Loop, splits: Splits, hyperparameters: Hyperparameters) -> FitResult:
-    train = _loader(splits.train, loop, hyperparameters, learning=True)
-    optimizer = make_optimizer(hyperparameters, loop.model)
-    return loop.fit(
-        train,
-        _loader(splits.validation, loop, hyperparameters),
-        optimizer=optimizer,
-        schedule=make_schedule(hyperparameters, optimizer, steps=len(train) * hyperparameters.epochs),
-        epochs=hyperparameters.epochs,
-        objective=hyperparameters.objective,
-        selection=Selection(
-            maximise=hyperparameters.objective.endswith("accuracy"),
-            patience=hyperparameters.patience,
-            min_delta=hyperparameters.min_delta,
-            min_epochs=hyperparameters.min_epochs,
-        ),
-    )
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """A loop and what decides how it is fed."""
+
+    loop: Loop
+    spec: PreprocessSpec
+    hyperparameters: Hyperparameters
+
+    def images(self, samples: Sequence[Sample], view: View, *, shuffle: bool = False) -> Batches:
+        """Batches of decoded images."""
+        batch_size = self.hyperparameters.batch_size
+        return make_loader(
+            samples,
+            view,
+            batch_size=batch_size,
+            workers=choose_workers(
+                self.hyperparameters.num_workers,
+                cpus=available_cpus(),
+                batches=math.ceil(len(samples) / batch_size),
+                batch_bytes=batch_size * 3 * self.spec.size_px**2,
+            ),
+            seed=self.hyperparameters.seed,
+            shuffle=shuffle,
+            pin=self.loop.compute.device.type == "cuda",
+        )
+
+    def fit(self, train: Batches, validation: Batches) -> FitResult:
+        """Trains what is trainable in the loop's model."""
+        chosen = self.hyperparameters
+        optimizer = make_optimizer(chosen, self.loop.model)
+        return self.loop.fit(
+            train,
+            validation,
+            optimizer=optimizer,
+            schedule=make_schedule(chosen, optimizer, steps=len(train) * chosen.epochs),
+            epochs=chosen.epochs,
+            objective=chosen.objective,
+            selection=Selection(
+                maximise=chosen.objective.endswith("accuracy"),
+                patience=chosen.patience,
+                min_delta=chosen.min_delta,
+                min_epochs=chosen.min_epochs,
+            ),
+        )
 
 
-def _loader(
-    samples: Sequence[Sample], loop: Loop, hyperparameters: Hyperparameters, *, learning: bool = False
-) -> EpochLoader:
-    size_px, batch_size = loop.spec.size_px, hyperparameters.batch_size
-    trainable = cast(Trainable, hyperparameters.trainable)
-    return make_loader(
-        samples,
-        make_view(hyperparameters.augment, loop.spec, trainable) if learning else loop.spec.centre_view,
-        batch_size=batch_size,
-        workers=choose_workers(
-            hyperparameters.num_workers,
-            cpus=available_cpus(),
-            batches=math.ceil(len(samples) / batch_size),
-            batch_bytes=batch_size * 3 * size_px**2,
-        ),
-        seed=hyperparameters.seed,
-        shuffle=learning,
-        pin=loop.compute.device.type == "cuda",
+def _fit(
+    environment: TrainingEnvironment, model: Classifier, cut: Cut | None, learner: _Learner, splits: Splits
+) -> FitResult:
+    """Trains, on stored outputs of the frozen part where there is one, and leaves the best weights in ``model``."""
+    chosen = learner.hyperparameters
+    trainable = cast(Trainable, chosen.trainable)
+    if cut is None:
+        view = make_view(chosen.augment, learner.spec, trainable)
+        fit = learner.fit(
+            learner.images(splits.train, view, shuffle=True),
+            learner.images(splits.validation, learner.spec.centre_view),
+        )
+        model.load_state_dict(fit.weights)
+        return fit
+    rest = replace(learner, loop=frozen.on_outputs(learner.loop, cut))
+    dtype = compute.frozen_dtype(chosen.precision, learner.loop.compute.device, cut.frozen)
+    part = FrozenPart(cut, chosen.model, learner.spec, dtype, environment.cache)
+    logger.info("the network up to %s is frozen and runs once, in %s", cut.name, str(dtype).removeprefix("torch."))
+    views = stored_views(resolve(chosen.augment, trainable), learner.spec, chosen.cached_views)
+    stores = []
+    for samples, shown in ((splits.train, views), (splits.validation, stored_views("none", learner.spec, 1))):
+        store = frozen.store_outputs(
+            part, learner.loop, samples=samples, views=shown, make_batches=learner.images, seed=chosen.seed
+        )
+        if store is None:
+            return FitResult((), 0, None, artifacts.clone_weights(cut.rest), "stop signal")
+        stores.append(store)
+    feed = partial(
+        frozen.batches_of, batch_size=chosen.batch_size, seed=chosen.seed, device=learner.loop.compute.device
     )
+    fit = rest.fit(feed(stores[0], shuffle=True), feed(stores[1], shuffle=False))
+    cut.rest.load_state_dict(fit.weights)
+    return fit
 
 
 def _make_model(
@@ -325,7 +374,8 @@ class _HookObserver:
         self._hook = hook
 
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
-        self._hook.set_mode(phase.value)
+        if phase is not Phase.FEATURES:
+            self._hook.set_mode(phase.value)
 
     def on_batch(self, phase: Phase) -> None:
         pass

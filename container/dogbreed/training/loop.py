@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -22,11 +22,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dogbreed.artifacts import clone_weights
-from dogbreed.backbones import Classifier
 from dogbreed.errors import DataError, HyperparameterError
-from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training.compute import Compute
-from dogbreed.training.data import Batch, EpochLoader
+from dogbreed.training.data import Batch
 from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.selection import Selection
 
@@ -37,6 +35,7 @@ class Phase(Enum):
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
+    FEATURES = "features"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +78,21 @@ class FitResult:
     ended_by: str
 
 
+class Batches(Protocol):
+    """Batches of one split, an epoch at a time."""
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of an epoch, which depend on nothing but its number."""
+
+
 class Observer(Protocol):
     """Something that the loop tells about its steps. Every method returns quickly and changes nothing."""
 
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
-        """A pass over a split begins; epoch counts from 1."""
+        """A pass over a split begins; epoch, or for features the view, counts from 1."""
 
     def on_batch(self, phase: Phase) -> None:
         """A batch is done."""
@@ -134,18 +143,20 @@ class Loop:
     """Everything that stays the same from step to step.
 
     Attributes:
-        model: on the compute device, in its final frozen or trainable state.
+        model: inputs -> logits [N, K], on the compute device, in its final frozen or trainable state.
+        prepare: what a batch holds, on the compute device -> the model's inputs.
+        classes: K.
         criterion: logits [N, K], indices [N] -> mean loss.
-        spec: normalises uint8 batches.
         compute: device and arithmetic.
         observers: told in this order.
         corrupt: collects undecodable images.
         stop_requested: asked before every step; True ends the job as soon as the step in hand is done.
     """
 
-    model: Classifier
+    model: nn.Module
+    prepare: Callable[[Tensor], Tensor]
+    classes: int
     criterion: nn.Module
-    spec: PreprocessSpec
     compute: Compute
     observers: Sequence[Observer]
     corrupt: CorruptImages
@@ -153,8 +164,8 @@ class Loop:
 
     def fit(
         self,
-        train: EpochLoader,
-        validation: EpochLoader,
+        train: Batches,
+        validation: Batches,
         *,
         optimizer: Optimizer,
         schedule: LambdaLR,
@@ -226,10 +237,10 @@ class Loop:
             ended_by=ended_by,
         )
 
-    def evaluate(self, batches: EpochLoader, phase: Phase, epoch: int) -> PassMetrics | None:
+    def evaluate(self, batches: Batches, phase: Phase, epoch: int) -> PassMetrics | None:
         """One pass without learning, with a confusion matrix; None when it was cut short by a stop signal."""
         self.model.eval()
-        metrics = PassMetrics(self.compute.device, self.model.classes)
+        metrics = PassMetrics(self.compute.device, self.classes)
         self._tell_start(phase, epoch, len(batches))
         try:
             for batch in batches.epoch(epoch):
@@ -237,9 +248,9 @@ class Loop:
                     return None
                 moved = self._receive(batch)
                 if moved is not None:
-                    images, indices = moved
+                    inputs, indices = moved
                     with torch.no_grad(), self.compute.autocast():
-                        logits = self.model(images)
+                        logits = self.model(inputs)
                         loss = self.criterion(logits, indices)
                     metrics.add(loss, logits, indices)
                 self._tell_batch(phase)
@@ -247,8 +258,31 @@ class Loop:
             self._tell_end(phase)
         return _require_samples(metrics, phase)
 
+    def outputs(self, frozen: nn.Module, batches: Batches, view: int) -> Iterator[tuple[Tensor, Batch]]:
+        """Runs the frozen part of a network over one view of a split.
+
+        Args:
+            frozen: inputs -> outputs, in eval mode.
+            batches: in a fixed order.
+            view: number of the view, from 0; also the epoch that ``batches`` is asked for.
+
+        Yields:
+            The outputs [N, ...] of each batch, and the batch; ends early at a stop signal.
+        """
+        self._tell_start(Phase.FEATURES, view + 1, len(batches))
+        try:
+            for batch in batches.epoch(view):
+                if self.stop_requested():
+                    return
+                received = self._receive(batch)
+                with torch.no_grad():
+                    yield (torch.empty(0) if received is None else frozen(received[0])), batch
+                self._tell_batch(Phase.FEATURES)
+        finally:
+            self._tell_end(Phase.FEATURES)
+
     def _train_pass(
-        self, batches: EpochLoader, epoch: int, optimizer: Optimizer, schedule: LambdaLR, scaler: GradScaler
+        self, batches: Batches, epoch: int, optimizer: Optimizer, schedule: LambdaLR, scaler: GradScaler
     ) -> PassMetrics | None:
         self.model.train()
         metrics = PassMetrics(self.compute.device)
@@ -259,10 +293,10 @@ class Loop:
                     return None
                 moved = self._receive(batch)
                 if moved is not None:
-                    images, indices = moved
+                    inputs, indices = moved
                     optimizer.zero_grad(set_to_none=True)
                     with self.compute.autocast():
-                        logits = self.model(images)
+                        logits = self.model(inputs)
                         loss = self.criterion(logits, indices)
                     scaler.scale(loss).backward()
                     scaler.step(optimizer)
@@ -275,13 +309,13 @@ class Loop:
         return _require_samples(metrics, Phase.TRAIN)
 
     def _receive(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
-        """Images as the network takes them, and indices, on the device; None when the whole batch was corrupt."""
+        """Inputs and indices on the device; None when the whole batch was corrupt."""
         self.corrupt.add(batch.corrupt)
         if not len(batch.indices):
             return None
         device = self.compute.device
-        images = self.spec.normalise(batch.images.to(device, non_blocking=True))
-        return images.contiguous(memory_format=torch.channels_last), batch.indices.to(device, non_blocking=True)
+        inputs = self.prepare(batch.images.to(device, non_blocking=True))
+        return inputs, batch.indices.to(device, non_blocking=True)
 
     def _tell_start(self, phase: Phase, epoch: int, batches: int) -> None:
         for observer in self.observers:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training.augment import make_view
+from dogbreed.training.augment import make_view, resolve, stored_views
 
 SPEC = PreprocessSpec.for_size(32)
 IMAGE = torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -18,9 +18,19 @@ def test_every_view_has_the_size_that_the_network_sees(name: str) -> None:
 
 
 def test_auto_is_the_centre_for_a_head_and_random_for_more() -> None:
+    assert [resolve("auto", trainable) for trainable in ("head", "last_stage", "all")] == ["none", "flip", "crop"]
+    assert resolve("flip", "head") == "flip"
+    assert torch.equal(make_view("auto", SPEC, "head")(IMAGE), SPEC.centre_view(IMAGE))
+
+
+def test_stored_views_are_exact_where_views_can_be_counted_and_drawn_where_not() -> None:
     centre = SPEC.centre_view(IMAGE)
-    assert torch.equal(make_view("auto", SPEC, "head")(IMAGE), centre)
-    assert not torch.equal(make_view("auto", SPEC, "last_stage")(IMAGE), centre)
+    (only,) = stored_views("none", SPEC, 4)
+    assert torch.equal(only[1](IMAGE), centre)
+    first, second = stored_views("flip", SPEC, 4)
+    assert torch.equal(first[1](IMAGE), centre)
+    assert torch.equal(second[1](IMAGE), centre.flip(-1))
+    assert [name for name, _ in stored_views("crop", SPEC, 3)] == ["crop 0", "crop 1", "crop 2"]
 
 
 def test_flip_gives_the_centre_view_or_its_mirror_image() -> None:

@@ -57,7 +57,8 @@ class Setup:
         self.loop = Loop(
             model=self.model,
             criterion=nn.CrossEntropyLoss(),
-            spec=SPEC,
+            prepare=SPEC.normalise,
+            classes=len(splits.labels),
             compute=compute.choose("fp32"),
             observers=[self.recorder],
             corrupt=CorruptImages(splits.images, self.hyperparameters.max_corrupt_fraction),

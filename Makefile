@@ -1,0 +1,125 @@
+# The one door: every chore of the project is a target here, and CI calls nothing else.
+# Writes only to build/ and .venv/. Variables are given on the command line: make train DATA=photos HP="lr=0.01"
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# What users give; documented in `help`.
+DATA ?=
+WEIGHTS ?=
+ML ?= build/ml
+HP ?=
+PORT ?= 8080
+IMAGE ?=
+TAG ?= dogbreed:latest
+# For the engine: DOCKER_BUILD_FLAGS="--network host", DOCKER_RUN_FLAGS="--gpus all".
+DOCKER_BUILD_FLAGS ?=
+DOCKER_RUN_FLAGS ?=
+# Passed by environment, so that blanks and quotes in a value survive.
+export DATA WEIGHTS ML HP PORT IMAGE TAG DOCKER_BUILD_FLAGS DOCKER_RUN_FLAGS
+
+# The first Python 3.11 found; any path may be given.
+PYTHON ?= $(shell for name in python3.11 python3 python; do $$name -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$name && break; done || echo python3.11)
+REVISION := $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
+
+BIN := .venv/bin
+CACHE := $(CURDIR)/build/cache
+INSTALLED := .venv/.installed
+SCRIPTS := container/train container/serve
+SHELL_SCRIPTS := $(wildcard .ci/run local_test/*.sh scripts/*.sh)
+
+# pip compiled what it installed; our own modules are few and leave no __pycache__ in the checkout.
+export PYTHONDONTWRITEBYTECODE := 1
+export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
+export DOCKER_BUILDKIT := 1
+
+.PHONY: help install demo train serve predict test lint fmt lock build local-train local-serve test-image clean
+
+help: ## Print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  DATA     folder with train, valid and test, or with one folder per class'
+	@echo '  WEIGHTS  state-dict file of the backbone'
+	@echo '  HP       hyperparameters, "model=resnet18 lr=0.01"'
+	@echo '  ML       stands for /opt/ml: $(ML)'
+	@echo '  PORT     of the server: $(PORT)'
+	@echo '  IMAGE    photo for predict'
+	@echo '  TAG      Docker image: $(TAG)'
+
+install: $(INSTALLED) ## Make .venv with everything, as the lock says; needs Python 3.11 and a C compiler
+
+# An environment without pip is what is left of one that could not be made; it is made anew.
+$(INSTALLED): requirements/dev.txt pyproject.toml
+	@python=$$([[ -x $(BIN)/pip ]] && echo $(BIN)/python || echo '$(PYTHON)'); \
+	version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || version='no Python'; \
+	if [[ $$version != 3.11 ]]; then \
+	  echo "dogbreed needs Python 3.11 (smdebug imports distutils, which 3.12 removed); $$python is $$version." \
+	    "Remove .venv if that is it, and name another: make install PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi
+	@[[ -x $(BIN)/pip ]] || '$(PYTHON)' -m venv --clear .venv
+	@echo "installing requirements/dev.txt into .venv: several GB the first time, for some minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt || \
+	  { echo "installing failed, see above; pyinstrument-cext is compiled here, which needs a C compiler and Python's" \
+	    "headers (Debian: apt-get install gcc python3-dev)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+# setuptools leaves its working copy of what it has just put into .venv.
+	@rm -rf container/dogbreed.egg-info
+	@touch $@
+
+demo: $(INSTALLED) ## Draw a data set, train on it, serve the model and ask it something: a minute or two
+	@local_test/demo.sh
+
+RESULTS = ls '$(ML)/model/bundle.json' '$(ML)/output/data/insight/report.html' 2>/dev/null || true
+train: $(INSTALLED) ## Train on DATA (WEIGHTS, HP); the bundle is in ML/model
+	@local_test/train_local.sh process
+	@$(RESULTS)
+
+serve: $(INSTALLED) ## Serve ML/model on 127.0.0.1:PORT
+	@local_test/serve_local.sh process
+
+predict: ## Send the photo IMAGE to the server on PORT
+	@local_test/predict.sh "$$IMAGE"
+
+test: $(INSTALLED) ## Run the unit and contract tests
+	@$(BIN)/pytest -q -n logical tests/unit tests/contract
+
+lint: $(INSTALLED) ## Check style, types, architecture, shell scripts and spelling; says nothing when all is well
+	@$(BIN)/ruff check --quiet . $(SCRIPTS)
+	@$(BIN)/ruff format --quiet --check . $(SCRIPTS)
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary local_test
+	@report=$$($(BIN)/lint-imports --no-logo --cache-dir $(CACHE)/import-linter 2>&1) || { echo "$$report"; exit 1; }
+	@$(BIN)/shellcheck $(SHELL_SCRIPTS)
+	@$(BIN)/codespell
+
+fmt: $(INSTALLED) ## Format, and mend what ruff can mend
+	@$(BIN)/ruff check --quiet --fix . $(SCRIPTS)
+	@$(BIN)/ruff format --quiet . $(SCRIPTS)
+
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url -q
+lock: ## Resolve pyproject.toml into requirements/ anew; needs uv
+	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
+	$(LOCK) pyproject.toml -o requirements/runtime.txt
+	$(LOCK) --group launch -c requirements/runtime.txt -o requirements/launch.txt
+	$(LOCK) pyproject.toml --group dev --group launch -c requirements/runtime.txt -c requirements/launch.txt \
+	  -o requirements/dev.txt
+
+build: ## Build the image TAG (DOCKER_BUILD_FLAGS)
+	docker build $(DOCKER_BUILD_FLAGS) --file container/Dockerfile --build-arg REVISION=$(REVISION) --tag '$(TAG)' .
+
+local-train: $(INSTALLED) ## The same as train, in the image TAG (DOCKER_RUN_FLAGS)
+	@local_test/train_local.sh image
+	@$(RESULTS)
+
+local-serve: $(INSTALLED) ## The same as serve, in the image TAG (DOCKER_RUN_FLAGS)
+	@local_test/serve_local.sh image
+
+test-image: $(INSTALLED) ## Build the image and test it with a real Docker engine
+	@$(BIN)/pytest -q -m docker -rs tests/container
+
+clean: ## Remove build/; .venv stays
+	rm -rf build

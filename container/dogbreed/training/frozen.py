@@ -1,0 +1,139 @@
+"""Puts a loop on stored outputs: runs the frozen part over all splits, once, and hands back what trains the rest.
+
+Knows networks, splits and stores; the order of a job's events is not its business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from dogbreed.backbones import Cut
+from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.training.data import Batch, Sample, View
+from dogbreed.training.features import (
+    FeatureBatches,
+    FeatureStore,
+    StoreKey,
+    digest_weights,
+    open_store,
+    write_store,
+)
+from dogbreed.training.loop import Batches, Loop
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenPart:
+    """What is run once, and everything that its outputs depend on.
+
+    Attributes:
+        cut: of the classifier.
+        model: its name.
+        spec: preprocessing.
+        dtype: arithmetic of the pass.
+        folder: where stores are kept.
+    """
+
+    cut: Cut
+    model: str
+    spec: PreprocessSpec
+    dtype: torch.dtype
+    folder: Path
+
+    def key(self, samples: Sequence[Sample], views: Sequence[str], seed: int) -> StoreKey:
+        """Names the store of a split; the seed matters only where views are random."""
+        listing = "\n".join(
+            f"{sample.path.parent.name}/{sample.path.name} {sample.path.stat().st_size} {sample.index}"
+            for sample in samples
+        )
+        random_views = any(view.startswith("crop") for view in views)
+        return StoreKey(
+            samples=hashlib.sha256(listing.encode()).hexdigest(),
+            network=f"{self.model}, {self.cut.name}",
+            weights=digest_weights(self.cut.frozen.state_dict()),
+            preprocessing=repr(self.spec),
+            views=", ".join(views) + (f" by seed {seed}" if random_views else ""),
+            arithmetic=f"{self.dtype}, torch {torch.__version__}, torchvision {torchvision.__version__}",
+        )
+
+
+def store_outputs(
+    part: FrozenPart,
+    loop: Loop,
+    *,
+    samples: Sequence[Sample],
+    views: Sequence[tuple[str, View]],
+    make_batches: Callable[[Sequence[Sample], View], Batches],
+    seed: int,
+) -> FeatureStore | None:
+    """The outputs of a split: found in the folder, or computed and stored there.
+
+    Args:
+        part: what runs.
+        loop: runs it; tells its observers, and collects corrupt images.
+        samples: the split.
+        views: with a name for each.
+        make_batches: batches of a view of samples, unshuffled.
+        seed: of random views.
+
+    Returns:
+        None when a stop signal came in between.
+
+    Raises:
+        DataError: too many images are corrupt.
+        OSError: the folder cannot hold the outputs.
+    """
+    key = part.key(samples, [name for name, _ in views], seed)
+    found = open_store(part.folder, key)
+    if found is not None:
+        logger.info("found stored outputs of %d images in %s", len(found.indices), part.folder)
+        loop.corrupt.add(found.corrupt)
+        return found
+    frozen = _accelerated(part.cut.frozen, part.dtype, part.spec.size_px, loop.compute.device)
+    receiving = replace(loop, prepare=lambda images: loop.prepare(images).to(part.dtype))
+
+    def run(view: View, number: int) -> Iterator[tuple[Tensor, Batch]]:
+        return receiving.outputs(frozen, make_batches(samples, view), number)
+
+    passes = [partial(run, view, number) for number, (_, view) in enumerate(views)]
+    return write_store(part.folder, key, passes, len(samples))
+
+
+def on_outputs(loop: Loop, cut: Cut) -> Loop:
+    """The loop that trains the rest of a cut network on stored outputs."""
+    return replace(loop, model=cut.rest, prepare=Tensor.float)
+
+
+def batches_of(store: FeatureStore, *, batch_size: int, seed: int, shuffle: bool, device: torch.device) -> Batches:
+    """Stored outputs as the loop takes them."""
+    return FeatureBatches(store, batch_size=batch_size, seed=seed, shuffle=shuffle, device=device)
+
+
+def _accelerated(frozen: nn.Module, dtype: torch.dtype, size_px: int, device: torch.device) -> nn.Module:
+    """The same function, faster: BatchNorm folded into convolutions where the network can be traced, channels last.
+
+    Folding and half precision are tried on one input; what does not run, or gives other numbers, is left out.
+    """
+    frozen = frozen.eval()
+    image = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad():
+        expected = frozen(image)
+        try:
+            folded = fuse(frozen)
+            if torch.allclose(folded(image), expected, rtol=1e-3, atol=1e-3):
+                frozen = folded
+        except Exception as error:  # fx refuses what it cannot trace in many ways; folding is only an optimisation
+            logger.debug("BatchNorm stays unfolded: %s", error)
+        frozen = frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return frozen.to(dtype)

@@ -1,0 +1,268 @@
+"""Statuses, bodies and headers of every route, with a model that is a few lines long."""
+
+import base64
+import io
+import json
+import logging
+import math
+import re
+import threading
+
+import pytest
+
+from dogbreed.errors import NotReadyError, UnreadableImageError
+from dogbreed.serving.admission import Gate
+from dogbreed.serving.app import Settings, create_app
+from dogbreed.serving.payload import Scores
+
+PHOTO = b"photo"
+
+
+class FakeModel:
+    """Answers 0.75 and 0.25 for every image, unless it is told to fail."""
+
+    def __init__(self):
+        self.reason = None
+        self.error = None
+        self.seen = []
+
+    def status(self):
+        return self.reason
+
+    def predict(self, images):
+        self.seen.append(list(images))
+        if self.error is not None:
+            raise self.error
+        return Scores(("pug", "boxer"), [[math.log(0.75), math.log(0.25)] for _ in images])
+
+
+@pytest.fixture
+def model():
+    return FakeModel()
+
+
+@pytest.fixture
+def gate():
+    return Gate(slots=1, waiting=0)
+
+
+@pytest.fixture
+def client(model, gate):
+    return create_app(model, gate, Settings(max_payload_bytes=1000)).test_client()
+
+
+def error_of(response):
+    """The error of an answer that must be one JSON line."""
+    assert response.content_type == "application/json"
+    assert response.data.count(b"\n") == 1
+    assert b"Traceback" not in response.data
+    return response.json["error"]
+
+
+def test_ping_is_200_when_the_model_is_ready(client):
+    response = client.get("/ping")
+    assert (response.status_code, response.json) == (200, {})
+
+
+def test_ping_gives_the_reason_while_the_model_is_not_ready(client, model):
+    model.reason = "loading the model"
+    response = client.get("/ping")
+    assert response.status_code == 503
+    assert error_of(response) == {"code": "not_ready", "message": "loading the model"}
+    assert response.headers["Retry-After"] == "5"
+
+
+def test_ping_does_not_pass_the_gate(client, gate):
+    with gate:
+        assert client.get("/ping").status_code == 200
+
+
+def test_an_image_is_answered(client, model):
+    response = client.post("/invocations", data=PHOTO, content_type="image/jpeg")
+    assert response.status_code == 200
+    assert response.content_type == "application/json"
+    assert response.json["predictions"][0]["label"] == "pug"
+    assert model.seen == [[PHOTO]]
+
+
+def test_a_missing_content_type_is_an_image(client, model):
+    assert client.post("/invocations", data=PHOTO).status_code == 200
+    assert model.seen == [[PHOTO]]
+
+
+def test_json_and_headers_are_understood(client, model):
+    sent = [base64.b64encode(PHOTO).decode()] * 2
+    headers = {"Accept": "application/jsonlines", "X-Amzn-SageMaker-Custom-Attributes": "top_k=1,trace=7"}
+    response = client.post("/invocations", json={"images": sent}, headers=headers)
+    assert response.content_type == "application/jsonlines"
+    assert [len(json.loads(line)["top_k"]) for line in response.data.splitlines()] == [1, 1]
+    assert model.seen == [[PHOTO, PHOTO]]
+
+
+def test_the_default_accept_is_a_setting(model, gate):
+    client = create_app(model, gate, Settings(1000, default_accept="text/csv")).test_client()
+    response = client.post("/invocations", data=PHOTO)
+    assert response.content_type == "text/csv; charset=utf-8"
+    assert response.data.startswith(b"image,rank,label,index,probability\n0,1,pug,0,0.75")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        ({"data": b"", "content_type": "image/png"}, 400, "bad_request"),
+        ({"data": b"{", "content_type": "application/json"}, 400, "bad_request"),
+        ({"data": PHOTO, "headers": {"X-Amzn-SageMaker-Custom-Attributes": "top_k=x"}}, 400, "bad_request"),
+        ({"data": PHOTO, "headers": {"Accept": "image/png"}}, 406, "not_acceptable"),
+        ({"data": PHOTO, "content_type": "text/html"}, 415, "unsupported_media_type"),
+        ({"data": PHOTO * 300, "content_type": "image/png"}, 413, "payload_too_large"),
+    ],
+)
+def test_a_clients_mistake_is_a_4xx_that_the_model_does_not_see(client, model, request_, status, code):
+    response = client.post("/invocations", **request_)
+    assert response.status_code == status
+    assert error_of(response)["code"] == code
+    assert model.seen == []
+
+
+@pytest.mark.parametrize(("size", "status"), [(1000, 200), (1001, 413)])
+def test_the_limit_holds_for_chunked_bodies_too(client, size, status):
+    body = io.BytesIO(b"x" * size)
+    chunked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    response = client.post("/invocations", input_stream=body, environ_overrides=chunked)
+    assert response.status_code == status
+    if status == 413:
+        assert "1000 bytes" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("error", [OSError("reset"), RuntimeError("Invalid chunk size")])
+def test_a_body_that_cannot_be_read_is_not_our_fault(client, error):
+    class Broken(io.BytesIO):
+        def read(self, *_):
+            raise error
+
+        readinto = read
+
+    response = client.post("/invocations", input_stream=Broken(b"x" * 10))
+    assert response.status_code == 400
+    assert "malformed, broke off or stalled" in error_of(response)["message"]
+
+
+def test_too_large_a_body_is_refused_by_its_length_alone(client):
+    body = io.BytesIO(b"x" * 5000)
+    assert client.post("/invocations", input_stream=body).status_code == 413
+    assert body.tell() == 0
+
+
+def test_an_undecodable_image_is_a_400(client, model):
+    model.error = UnreadableImageError("image 1 cannot be decoded")
+    response = client.post("/invocations", data=PHOTO)
+    assert response.status_code == 400
+    assert error_of(response) == {"code": "unreadable_image", "message": "image 1 cannot be decoded"}
+
+
+def test_nothing_is_predicted_before_the_model_is_ready(client, model):
+    model.reason = "loading the model"
+    response = client.post("/invocations", data=PHOTO)
+    assert response.status_code == 503
+    assert error_of(response)["message"] == "loading the model"
+    assert model.seen == []
+
+
+def test_a_model_that_dies_in_between_is_a_503(client, model):
+    model.error = NotReadyError("the model failed its self-test")
+    assert client.post("/invocations", data=PHOTO).status_code == 503
+
+
+def test_a_full_gate_is_a_503_with_retry_after(client, model, gate):
+    with gate:
+        response = client.post("/invocations", data=PHOTO)
+    assert response.status_code == 503
+    assert error_of(response)["code"] == "busy"
+    assert response.headers["Retry-After"] == "1"
+    assert client.post("/invocations", data=PHOTO).status_code == 200
+
+
+def test_the_gate_surrounds_the_prediction(client, model, gate):
+    running = []
+    predict = model.predict
+    model.predict = lambda images: running.append(gate.running) or predict(images)
+    client.post("/invocations", data=PHOTO)
+    assert running == [1]
+    assert gate.running == 0
+
+
+def test_a_fault_of_ours_is_a_500_whose_id_is_in_the_log_with_the_traceback(client, model, caplog):
+    model.error = RuntimeError("secret detail")
+    response = client.post("/invocations", data=PHOTO)
+    assert response.status_code == 500
+    error = error_of(response)
+    assert error["code"] == "internal_error"
+    assert "secret" not in response.text
+    identifier = re.search("[0-9a-f]{32}", error["message"]).group()
+    assert f"id={identifier}" in caplog.text
+    assert "secret detail" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nope", 404, "not_found"),
+        ("GET", "/", 404, "not_found"),
+        ("GET", "/invocations", 405, "method_not_allowed"),
+        ("POST", "/ping", 405, "method_not_allowed"),
+    ],
+)
+def test_unknown_paths_and_methods_are_json_too(client, method, path, status, code):
+    response = client.open(path, method=method)
+    assert response.status_code == status
+    assert error_of(response)["code"] == code
+    if status == 405:
+        assert ("POST" if method == "GET" else "GET") in response.headers["Allow"]
+
+
+@pytest.mark.parametrize(
+    ("max_payload_mb", "concurrent", "expected"),
+    [(25, 2, (2, 25)), (25, 16, (4, 25)), (6, 64, (16, 6)), (1024, 8, (1, 100))],
+)
+def test_execution_parameters_stay_within_the_platforms_product(model, gate, max_payload_mb, concurrent, expected):
+    settings = Settings(max_payload_mb * 1024 * 1024, concurrent=concurrent)
+    document = create_app(model, gate, settings).test_client().get("/execution-parameters").json
+    assert (document["MaxConcurrentTransforms"], document["MaxPayloadInMB"]) == expected
+    assert document["BatchStrategy"] == "SINGLE_RECORD"
+
+
+def test_the_page_is_served_when_asked_for_and_loads_nothing_from_elsewhere(model, gate):
+    response = create_app(model, gate, Settings(1000, page=True)).test_client().get("/")
+    assert response.content_type == "text/html; charset=utf-8"
+    assert b"aria-live" in response.data
+    assert not re.search(rb"https?://", response.data)
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+
+
+def test_each_invocation_is_one_log_line_and_ping_is_none(model, gate, caplog):
+    times = iter([1.0, 1.0, 1.25])
+    client = create_app(model, gate, Settings(1000), clock=lambda: next(times)).test_client()
+    with caplog.at_level(logging.INFO, logger="dogbreed"):
+        client.get("/ping")
+        client.post("/invocations", data=PHOTO)
+    assert [record.getMessage().rpartition(" id=")[0] for record in caplog.records] == [
+        "invocation status=200 images=1 ms=250.0"
+    ]
+
+
+def test_requests_at_the_same_time_do_not_share_anything(model):
+    client_app = create_app(model, Gate(slots=4, waiting=16), Settings(1000))
+    statuses = []
+
+    def post(number):
+        response = client_app.test_client().post("/invocations", data=b"x" * number)
+        statuses.append(response.status_code)
+
+    threads = [threading.Thread(target=post, args=(number,)) for number in range(1, 17)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert statuses == [200] * 16
+    assert sorted(len(images[0]) for images in model.seen) == list(range(1, 17))

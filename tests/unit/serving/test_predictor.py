@@ -1,0 +1,115 @@
+"""Served scores are the network's own, whatever the batch, and bad images are named."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dogbreed import artifacts, backbones, preprocessing
+from dogbreed.artifacts import Bundle
+from dogbreed.backbones import HeadSpec
+from dogbreed.errors import BundleError, UnreadableImageError
+from dogbreed.labels import Labels
+from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.serving import predictor
+from dogbreed.serving.predictor import Predictor
+
+LABELS = Labels.from_folders(["001.Affenpinscher", "002.Boxer", "003.Pug"])
+
+
+def make_bundle(**changes):
+    torch.manual_seed(0)
+    model = backbones.build(backbones.TINY, HeadSpec(3), image_size_px=64)
+    facts = {
+        "backbone": backbones.TINY,
+        "head": HeadSpec(3),
+        "labels": LABELS,
+        "preprocessing": PreprocessSpec.for_size(64),
+        "weights": artifacts.clone_weights(model),
+        "hyperparameters": {},
+        "metrics": {},
+        "data_fingerprint": "none",
+    }
+    return Bundle(**(facts | changes))
+
+
+def photo(seed, image_format="PNG"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (70 + seed, 90, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format=image_format)
+    return file.getvalue()
+
+
+@pytest.fixture
+def served():
+    return Predictor(make_bundle(), torch.device("cpu"))
+
+
+def test_scores_are_the_log_softmax_of_the_networks_logits(served):
+    bundle = make_bundle()
+    view = bundle.preprocessing.centre_view(preprocessing.decode(photo(1)))
+    with torch.inference_mode():
+        expected = bundle.build()(bundle.preprocessing.normalise(view[None])).log_softmax(1)[0]
+    scores = served.predict([photo(1)])
+    assert scores.labels == ("Affenpinscher", "Boxer", "Pug")
+    assert scores.log_probabilities[0] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert math.fsum(math.exp(value) for value in scores.log_probabilities[0]) == pytest.approx(1, abs=1e-6)
+
+
+def test_many_images_are_scored_in_order_over_several_chunks(served, monkeypatch):
+    monkeypatch.setattr(predictor, "_CHUNK", 2)
+    images = [photo(seed) for seed in range(5)]
+    together = served.predict(images).log_probabilities
+    alone = [served.predict([image]).log_probabilities[0] for image in images]
+    assert len(together) == 5
+    for row, expected in zip(together, alone, strict=True):
+        assert row == pytest.approx(expected, abs=1e-5)
+    assert together[0] != pytest.approx(together[1], abs=1e-5)  # the images do differ for this network
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF"])
+def test_every_format_is_found_out_by_the_decoder(served, image_format):
+    assert len(served.predict([photo(3, image_format)]).log_probabilities) == 1
+
+
+def test_an_undecodable_image_is_named_by_its_position(served, monkeypatch):
+    monkeypatch.setattr(predictor, "_CHUNK", 2)
+    with pytest.raises(UnreadableImageError, match=r"image 3 \(counted from 0\) cannot be decoded: it is none of BMP"):
+        served.predict([photo(0), photo(1), photo(2), b"text"])
+
+
+def test_a_single_undecodable_image_needs_no_position_and_shows_no_python(served):
+    with pytest.raises(UnreadableImageError, match=r"^the image cannot be decoded: it is none of") as caught:
+        served.predict([b"text"])
+    assert "BytesIO" not in str(caught.value)
+
+
+def test_a_truncated_image_is_the_clients_mistake(served):
+    with pytest.raises(UnreadableImageError, match="truncated"):
+        served.predict([photo(1, "JPEG")[:-200]])
+
+
+def test_the_self_test_passes_for_a_good_model(served):
+    served.self_test()
+
+
+def test_the_self_test_notices_weights_that_are_not_numbers():
+    weights = {
+        name: torch.full_like(tensor, math.nan) if "head" in name else tensor
+        for name, tensor in make_bundle().weights.items()
+    }
+    with pytest.raises(ArithmeticError, match="not finite"):
+        Predictor(make_bundle(weights=weights), torch.device("cpu")).self_test()
+
+
+def test_the_self_test_notices_another_number_of_classes():
+    with pytest.raises(ArithmeticError, match="3 outputs, but the bundle names 2 classes"):
+        Predictor(make_bundle(labels=Labels.from_folders(["a", "b"])), torch.device("cpu")).self_test()
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(BundleError, match="do not fit"):
+        Predictor(make_bundle(head=HeadSpec(7)), torch.device("cpu"))

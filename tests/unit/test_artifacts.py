@@ -1,0 +1,270 @@
+"""The bundle: what is saved is what is loaded, bit for bit, and anything less is refused."""
+
+import json
+import os
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from dogbreed import artifacts, backbones
+from dogbreed.artifacts import Bundle
+from dogbreed.backbones import HeadSpec
+from dogbreed.errors import BundleError
+from dogbreed.labels import Labels
+from dogbreed.preprocessing import PreprocessSpec
+
+
+def make_bundle(seed=0, **changes) -> Bundle:
+    head = HeadSpec(3, hidden_units=8, dropout=0.25)
+    torch.manual_seed(seed)
+    model = backbones.build("tiny", head, image_size_px=32)
+    return replace(
+        Bundle(
+            backbone="tiny",
+            head=head,
+            labels=Labels.from_folders(["001.Circle", "002.Square", "003.Étoile"]),
+            preprocessing=PreprocessSpec.for_size(32),
+            weights=artifacts.clone_weights(model),
+            hyperparameters={"lr": 0.001, "model": "tiny", "pretrained": False},
+            metrics={"test_accuracy": 0.91666, "validation_loss": 0.25},
+            data_fingerprint="0123abcd",
+            facts={"best_epoch": 7, "weights_from": "random"},
+            versions={"torch": "2.11.0"},
+        ),
+        **changes,
+    )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    artifacts.save(make_bundle(), tmp_path)
+    return tmp_path
+
+
+def edit(folder, **changes):
+    """Changes entries of bundle.json; None removes one."""
+    file = folder / artifacts.BUNDLE_FILE
+    document = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({name: value for name, value in document.items() if value is not None}))
+
+
+def refusal(folder):
+    with pytest.raises(BundleError) as error:
+        artifacts.load(folder)
+    return str(error.value)
+
+
+# What is saved is what is loaded
+
+
+def test_everything_comes_back(saved):
+    original, loaded = make_bundle(), artifacts.load(saved)
+    assert replace(loaded, weights={}) == replace(original, weights={})
+    assert loaded.weights.keys() == original.weights.keys()
+    assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in original.weights.items())
+
+
+def test_the_loaded_model_answers_bit_for_bit_like_the_saved_one(saved):
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    model = artifacts.load(saved).build()
+    assert not model.training
+    with torch.no_grad():
+        assert torch.equal(model(images), make_bundle().build()(images))
+
+
+def test_half_precision_and_strided_weights_come_back(tmp_path):
+    weights = {"half": torch.randn(4, 4).to(torch.bfloat16), "turned": torch.arange(6.0).view(2, 3).T}
+    artifacts.save(make_bundle(weights=weights), tmp_path)
+    loaded = artifacts.load(tmp_path).weights
+    assert loaded["half"].dtype is torch.bfloat16
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_the_model_directory_is_made_and_holds_three_files(tmp_path):
+    artifacts.save(make_bundle(), tmp_path / "deep" / "model")
+    assert sorted(file.name for file in (tmp_path / "deep" / "model").iterdir()) == [
+        "MODEL_CARD.md",
+        "bundle.json",
+        "model.safetensors",
+    ]
+
+
+def test_the_document_is_for_other_programs_too(saved):
+    document = json.loads((saved / "bundle.json").read_text())
+    assert document["schema_version"] == artifacts.SCHEMA_VERSION
+    assert document["labels"][2] == {"index": 2, "name": "Étoile", "folder": "003.Étoile"}
+    assert document["metrics"] == {"test_accuracy": 0.91666, "validation_loss": 0.25}
+    assert document["preprocessing"] == {
+        "size_px": 32,
+        "resize_px": 37,
+        "mean": list(PreprocessSpec.for_size(32).mean),
+        "std": list(PreprocessSpec.for_size(32).std),
+    }
+    assert document["head"] == asdict(HeadSpec(3, hidden_units=8, dropout=0.25))
+
+
+def test_saving_twice_writes_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        artifacts.save(make_bundle(), tmp_path / name)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_the_card_tells_people_the_same(saved):
+    card = (saved / artifacts.CARD_FILE).read_text(encoding="utf-8")
+    for expected in (
+        "# Model card: tiny, 3 classes",
+        "Circle, Square, Étoile",
+        "| test_accuracy | 0.9167 |",
+        "| validation_loss | 0.2500 |",
+        "- best epoch: 7",
+        "lr=0.001, model=tiny, pretrained=False",
+        "data fingerprint: 0123abcd",
+        "torch 2.11.0",
+        "resized to 37 pixels",
+    ):
+        assert expected in card
+
+
+def test_cloned_weights_do_not_follow_the_training():
+    model = backbones.build("tiny", HeadSpec(2))
+    before = artifacts.clone_weights(model)
+    with torch.no_grad():
+        model.head.linear.weight.add_(1)
+    assert torch.equal(before["head.linear.weight"] + 1, model.head.linear.weight)
+    assert not any(tensor.requires_grad for tensor in before.values())
+
+
+def test_versions_are_those_of_what_decides_the_answers():
+    versions = artifacts.current_versions()
+    assert versions["torch"] == torch.__version__.partition("+")[0] or versions["torch"] == torch.__version__
+    assert {"python", "dogbreed", "torchvision", "pillow", "safetensors"} <= versions.keys()
+
+
+# Replacing a bundle
+
+
+def test_a_newer_bundle_replaces_the_older_one(saved):
+    newer = make_bundle(seed=1, metrics={"test_accuracy": 1.0})
+    artifacts.save(newer, saved)
+    loaded = artifacts.load(saved)
+    assert loaded.metrics == {"test_accuracy": 1.0}
+    assert torch.equal(loaded.weights["head.linear.weight"], newer.weights["head.linear.weight"])
+    assert not list(saved.glob("*.partial")) + list(saved.glob(".*.partial"))
+
+
+def test_a_disk_that_fills_up_leaves_the_older_bundle(saved, monkeypatch):
+    before = artifacts.load(saved)
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        artifacts.save(make_bundle(seed=1), saved)
+    after = artifacts.load(saved)
+    assert all(torch.equal(after.weights[name], tensor) for name, tensor in before.weights.items())
+
+
+def test_the_document_is_replaced_last(saved, monkeypatch):
+    replaced = []
+    original = artifacts._replace
+
+    def note(file, data):
+        replaced.append(file.name)
+        original(file, data)
+
+    monkeypatch.setattr(artifacts, "_replace", note)
+    artifacts.save(make_bundle(seed=1), saved)
+    assert replaced[-1] == "bundle.json"
+
+
+# What is refused
+
+
+def test_weights_of_another_save_are_refused(saved, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    artifacts.save(make_bundle(seed=1), other)
+    (other / "model.safetensors").replace(saved / "model.safetensors")
+    assert "model.safetensors is not the file that bundle.json was written with" in refusal(saved)
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_truncated_weights_are_refused(saved, keep):
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    assert "it is truncated or of another job; copy both again" in refusal(saved)
+
+
+def test_missing_weights_are_refused(saved):
+    (saved / "model.safetensors").unlink()
+    assert refusal(saved) == f"{saved / 'model.safetensors'} cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+def test_another_schema_version_is_refused(saved, version):
+    edit(saved, schema_version=version)
+    message = refusal(saved)
+    assert f"has schema version {version!r}, but this version of dogbreed reads 1" in message
+    assert "serve it with the image that trained it, or train again" in message
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"bundle"', "null"])
+def test_a_document_that_is_no_object_is_refused(saved, text):
+    (saved / "bundle.json").write_text(text)
+    assert "has schema version None" in refusal(saved)
+
+
+def test_a_folder_without_a_bundle_is_refused(tmp_path):
+    advice = "train a model first, or unpack model.tar.gz there"
+    assert refusal(tmp_path) == f"{tmp_path} holds no bundle.json (found: nothing); {advice}"
+    (tmp_path / "model.pth").write_text("")
+    assert "(found: model.pth)" in refusal(tmp_path)
+    assert "holds no bundle.json (found: nothing)" in refusal(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema_version": 1', b"\xff\xfe"])
+def test_a_document_that_is_not_json_is_refused(saved, content):
+    (saved / "bundle.json").write_bytes(content)
+    assert refusal(saved).startswith(f"{saved / 'bundle.json'} cannot be read as JSON: ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "backbone",
+        "head",
+        "labels",
+        "preprocessing",
+        "metrics",
+        "hyperparameters",
+        "facts",
+        "data_fingerprint",
+        "versions",
+    ],
+)
+def test_a_missing_entry_is_named(saved, name):
+    edit(saved, **{name: None})
+    assert refusal(saved) == f"{saved / 'bundle.json'} is damaged: KeyError '{name}'"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"labels": "abc"}, {"labels": [{"index": 0}]}, {"head": {"classes": 3, "depth": 2}}, {"preprocessing": {}}],
+    ids=str,
+)
+def test_a_damaged_entry_is_refused(saved, changes):
+    edit(saved, **changes)
+    assert "bundle.json is damaged: " in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"head": HeadSpec(4, hidden_units=8)}, {"head": HeadSpec(3)}, {"backbone": "squeezenet1_1"}, {"backbone": "lost"}],
+    ids=str,
+)
+def test_weights_that_do_not_fit_the_network_are_refused(changes):
+    bundle = make_bundle(**changes)
+    with pytest.raises(BundleError, match=f"the bundle's weights do not fit {bundle.backbone}: "):
+        bundle.build()

@@ -1,0 +1,325 @@
+"""Whatever people call an image becomes uint8 RGB, upright; whatever is none is refused as corrupt.
+
+Colours are compared with a tolerance where the format is lossy.
+"""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import Normalize
+
+from dogbreed import preprocessing
+from dogbreed.preprocessing import CorruptImageError, PreprocessSpec, decode
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+# Orientation -> what was done to the upright picture before it was stored (Exif 2.32, tag 0x0112).
+ORIENTATIONS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def encode(image, form, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def pixel(tensor, x=0, y=0):
+    return tuple(tensor[:, y, x].tolist())
+
+
+def quarters():
+    """24 x 16: red and green above, blue and white below."""
+    image = Image.new("RGB", (24, 16), WHITE)
+    image.paste(RED, (0, 0, 12, 8))
+    image.paste(GREEN, (12, 0, 24, 8))
+    image.paste(BLUE, (0, 8, 12, 16))
+    return image
+
+
+def assert_is_quarters(tensor, tolerance=0):
+    assert (tensor.dtype, tuple(tensor.shape)) == (torch.uint8, (3, 16, 24))
+    for x, y, colour in ((3, 2, RED), (20, 2, GREEN), (3, 13, BLUE), (20, 13, WHITE)):
+        assert pixel(tensor, x, y) == pytest.approx(colour, abs=tolerance)
+
+
+# What is decoded
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_pictures_are_turned_upright(orientation, form):
+    stored = quarters() if ORIENTATIONS[orientation] is None else quarters().transpose(ORIENTATIONS[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert_is_quarters(decode(encode(stored, form, exif=exif)), tolerance=40)
+
+
+@pytest.mark.parametrize("form", ["BMP", "PNG", "TIFF", "GIF"])
+def test_lossless_formats_keep_every_pixel(form):
+    assert_is_quarters(decode(encode(quarters(), form)))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP"])
+def test_lossy_formats_keep_the_picture(form):
+    assert_is_quarters(decode(encode(quarters(), form, quality=95)), tolerance=40)
+
+
+def test_of_a_phones_multi_picture_file_the_first_counts():
+    data = encode(quarters(), "MPO", quality=95, save_all=True, append_images=[Image.new("RGB", (24, 16), RED)])
+    assert_is_quarters(decode(data), tolerance=40)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "form", "expected"),
+    [
+        ("L", 100, "PNG", (100, 100, 100)),
+        ("L", 100, "JPEG", (100, 100, 100)),
+        ("1", 1, "PNG", WHITE),
+        ("1", 0, "PNG", (0, 0, 0)),
+        ("CMYK", (0, 255, 255, 0), "TIFF", RED),
+        ("RGBA", (0, 0, 255, 255), "PNG", BLUE),
+        ("RGBA", (0, 0, 0, 0), "PNG", WHITE),
+        ("RGBA", (0, 0, 0, 51), "PNG", (204, 204, 204)),
+        ("RGBA", (255, 0, 0, 128), "WEBP", (255, 127, 127)),
+        ("LA", (0, 0), "PNG", WHITE),
+        ("LA", (50, 255), "PNG", (50, 50, 50)),
+        ("F", 0.0, "TIFF", (0, 0, 0)),
+        ("F", 1.0, "TIFF", WHITE),
+        ("F", 0.2, "TIFF", (51, 51, 51)),
+        ("F", 200.0, "TIFF", (200, 200, 200)),
+        ("I", 65535, "TIFF", WHITE),
+        ("I;16", 65535, "PNG", WHITE),
+        ("I;16", 257 * 77, "PNG", (77, 77, 77)),
+        ("I;16", 200, "PNG", (200, 200, 200)),
+        ("I;16", 32896, "TIFF", (128, 128, 128)),
+    ],
+)
+def test_every_mode_becomes_rgb(mode, colour, form, expected):
+    options = {"lossless": True, "exact": True} if form == "WEBP" else {}
+    found = decode(encode(Image.new(mode, (5, 4), colour), form, **options))
+    assert tuple(found.shape) == (3, 4, 5)
+    assert pixel(found) == pytest.approx(expected, abs=1)
+
+
+def test_a_cmyk_jpeg_keeps_its_colours():
+    # What Photoshop writes is inverted and says so in an Adobe marker; Pillow reads and writes both.
+    cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    assert pixel(decode(encode(cmyk, "JPEG", quality=95)), 8, 8) == pytest.approx(RED, abs=4)
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF"])
+def test_a_transparent_palette_entry_becomes_white(form):
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((3, 3), 1)
+    found = decode(encode(image, form, transparency=0))
+    assert pixel(found, 0, 0) == WHITE
+    assert pixel(found, 3, 3) == (200, 100, 50)
+
+
+def test_a_transparent_colour_of_an_rgb_png_becomes_white():
+    image = Image.new("RGB", (4, 4), RED)
+    image.putpixel((3, 3), BLUE)
+    found = decode(encode(image, "PNG", transparency=RED))
+    assert (pixel(found, 0, 0), pixel(found, 3, 3)) == (WHITE, BLUE)
+
+
+def test_a_transparent_grey_of_a_grey_png_becomes_white():
+    image = Image.new("L", (4, 4), 9)
+    image.putpixel((3, 3), 90)
+    found = decode(encode(image, "PNG", transparency=9))
+    assert (pixel(found, 0, 0), pixel(found, 3, 3)) == (WHITE, (90, 90, 90))
+
+
+def test_a_16_bit_ramp_keeps_its_shape():
+    ramp = np.linspace(0, 65535, 256, dtype=np.uint16)[None, :].repeat(2, axis=0)
+    found = decode(encode(Image.fromarray(ramp), "PNG"))
+    assert found[0, 0].tolist() == found[2, 1].tolist() == list(range(256))
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_counts(form):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
+    options = {"lossless": True} if form == "WEBP" else {}
+    data = encode(frames[0], form, save_all=True, append_images=frames[1:], **options)
+    assert pixel(decode(data), 4, 4) == pytest.approx(RED, abs=2)
+
+
+def test_a_single_pixel_is_an_image():
+    assert decode(encode(Image.new("RGB", (1, 1), BLUE), "PNG")).tolist() == [[[0]], [[0]], [[255]]]
+
+
+def test_bytes_and_path_give_the_same_tensor(tmp_path, jpeg):
+    file = tmp_path / "image.jpg"
+    file.write_bytes(jpeg)
+    assert torch.equal(decode(jpeg), decode(file))
+
+
+def test_the_name_of_a_file_does_not_decide_its_format(tmp_path):
+    file = tmp_path / "really-a-png.jpg"
+    file.write_bytes(encode(quarters(), "PNG"))
+    assert_is_quarters(decode(file))
+
+
+def test_a_tensor_is_the_callers_own(jpeg):
+    decode(jpeg).zero_()
+    assert decode(jpeg).any()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xd8\xff", b"GIF89a", b"just text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x00" * 1000],
+)
+def test_what_is_no_image_is_corrupt(data, tmp_path):
+    with pytest.raises(CorruptImageError) as error:
+        decode(data)
+    assert str(error.value)
+    file = tmp_path / "image.jpg"
+    file.write_bytes(data)
+    with pytest.raises(CorruptImageError):
+        decode(file)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_a_truncated_image_is_corrupt(form):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), form)
+    with pytest.raises(CorruptImageError):
+        decode(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("form", ["ICO", "PPM", "PDF", "EPS"])
+def test_a_format_that_is_not_allowed_is_corrupt(form):
+    with pytest.raises(CorruptImageError):
+        decode(encode(quarters(), form))
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
+    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 24 * 16 - 1)
+    monkeypatch.setattr(Image.Image, "load", lambda _self: pytest.fail("decoded"))
+    with pytest.raises(CorruptImageError, match="24x16 pixels are more than the allowed 383"):
+        decode(PNG_QUARTERS)
+
+
+def test_as_many_pixels_as_allowed_are_decoded(monkeypatch):
+    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 24 * 16)
+    assert_is_quarters(decode(PNG_QUARTERS))
+
+
+def test_pillows_own_bomb_error_is_a_corrupt_image(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(CorruptImageError):
+        decode(PNG_QUARTERS)
+
+
+def test_a_missing_file_is_an_os_error_and_not_a_corrupt_image(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        decode(tmp_path / "absent.jpg")
+
+
+PNG_QUARTERS = encode(quarters(), "PNG")
+SEEDS = [PNG_QUARTERS, *(encode(quarters(), form) for form in ("JPEG", "GIF", "WEBP", "TIFF", "BMP"))]
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(SEEDS), st.integers(0, 10_000), st.binary(min_size=1, max_size=8))
+def test_damaged_bytes_are_an_image_or_corrupt_and_nothing_else(data, at, damage):
+    at %= len(data)
+    try:
+        found = decode(data[:at] + damage + data[at + len(damage) :])
+    except CorruptImageError:
+        return
+    assert (found.dtype, found.shape[0]) == (torch.uint8, 3)
+
+
+# Views and normalisation
+
+
+@pytest.mark.parametrize(("size_px", "resize_px"), [(224, 256), (64, 73), (16, 18), (299, 342)])
+def test_the_preset_scales_torchvisions(size_px, resize_px):
+    spec = PreprocessSpec.for_size(size_px)
+    assert (spec.size_px, spec.resize_px) == (size_px, resize_px)
+    assert (spec.mean, spec.std) == (preprocessing.IMAGENET_MEAN, preprocessing.IMAGENET_STD)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(48, 48), (48, 100), (100, 48), (1, 1), (1, 40), (40, 1), (37, 53), (300, 299)]
+)
+def test_a_view_is_a_square_whatever_the_picture(height, width):
+    view = PreprocessSpec.for_size(32).centre_view(torch.full((3, height, width), 7, dtype=torch.uint8))
+    assert (view.dtype, tuple(view.shape)) == (torch.uint8, (3, 32, 32))
+    assert view.unique().tolist() == [7]
+
+
+@pytest.mark.parametrize("portrait", [False, True])
+def test_a_view_shows_the_centre(portrait):
+    image = torch.zeros(3, 30, 90, dtype=torch.uint8)
+    image[0, :, 30:60] = 255
+    view = PreprocessSpec(size_px=30, resize_px=30).centre_view(image.transpose(1, 2) if portrait else image)
+    assert (view[0] == 255).all()
+    assert not view[1:].any()
+
+
+def test_a_view_of_the_same_size_changes_nothing():
+    image = torch.randint(0, 256, (3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(PreprocessSpec(size_px=24, resize_px=24).centre_view(image), image)
+
+
+def test_making_an_image_smaller_is_antialiased():
+    # One bright column in eight, between the points that plain interpolation would look at.
+    lines = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    lines[:, :, ::8] = 240
+    view = PreprocessSpec(size_px=8, resize_px=8).centre_view(lines)
+    assert view.float().mean() == pytest.approx(30, abs=4)
+
+
+def test_normalising_removes_the_statistics():
+    spec = PreprocessSpec(size_px=2, resize_px=2, mean=(0.0, 0.5, 1.0), std=(1.0, 0.5, 0.25))
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 2, 2)
+    found = spec.normalise(images)
+    assert (found.dtype, tuple(found.shape)) == (torch.float32, (2, 3, 2, 2))
+    assert found[:, :, 0, 0].tolist() == [[0.0, -1.0, -4.0], [1.0, 1.0, 0.0]]
+
+
+def test_normalising_is_torchvisions():
+    images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    theirs = Normalize(preprocessing.IMAGENET_MEAN, preprocessing.IMAGENET_STD)(images.float() / 255)
+    torch.testing.assert_close(PreprocessSpec.for_size(5).normalise(images), theirs)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.jpg", True),
+        ("a.JPEG", True),
+        ("a.webp", True),
+        ("a.tar.png", True),
+        (".hidden.jpg", False),
+        ("._a.jpg", False),
+        ("a.txt", False),
+        ("jpg", False),
+        ("a.jpg.part", False),
+    ],
+)
+def test_image_files_are_known_by_their_names(tmp_path, name, expected):
+    assert preprocessing.is_image_file(tmp_path / name) is expected

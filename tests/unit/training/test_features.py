@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dogbreed.training.data import Batch
+from dogbreed.training.features import (
+    FeatureBatches,
+    FeatureStore,
+    StoreKey,
+    digest_weights,
+    open_store,
+    write_store,
+)
+
+KEY = StoreKey("samples", "tiny, head", "weights", "spec", "centre", "float32")
+CPU = torch.device("cpu")
+
+
+def outputs(view: int, count: int = 5) -> Tensor:
+    return (torch.arange(count * 3).reshape(count, 3) + 100 * view).float()
+
+
+def passing(view: int, *, corrupt: tuple[str, ...] = (), until: int = 5) -> Iterator[tuple[Tensor, Batch]]:
+    """A view in batches of two; the classes are 0, 1, 2, 3, 4."""
+    for start in range(0, until, 2):
+        indices = torch.arange(start, min(start + 2, 5))
+        yield outputs(view)[start : start + 2], Batch(torch.empty(0), indices, corrupt if start == 0 else ())
+
+
+def write(folder: Path, views: int = 2, key: StoreKey = KEY) -> FeatureStore:
+    store = write_store(folder, key, [lambda v=v: passing(v) for v in range(views)], 5)  # type: ignore[misc]
+    assert store is not None
+    return store
+
+
+def test_what_is_stored_is_what_was_computed(tmp_path: Path) -> None:
+    write(tmp_path / "made" / "when missing")
+    store = open_store(tmp_path / "made" / "when missing", KEY)
+    assert store is not None
+    assert store.outputs.shape == (2, 5, 3)
+    assert store.outputs.dtype == np.float16
+    assert np.array_equal(store.outputs[1], outputs(1).numpy())
+    assert store.indices.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_outputs_are_mapped_and_not_held(tmp_path: Path) -> None:
+    assert isinstance(write(tmp_path).outputs, np.memmap)
+
+
+@pytest.mark.parametrize("field", ["samples", "network", "weights", "preprocessing", "views", "arithmetic"])
+def test_a_store_belongs_to_everything_it_depends_on(tmp_path: Path, field: str) -> None:
+    write(tmp_path)
+    assert open_store(tmp_path, replace(KEY, **{field: "another"})) is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "no description", "half a description", "foreign"])
+def test_a_damaged_store_is_never_trusted(tmp_path: Path, damage: str) -> None:
+    write(tmp_path)
+    data, description = tmp_path / f"{KEY.digest}.f16", tmp_path / f"{KEY.digest}.json"
+    if damage == "truncated":
+        data.write_bytes(data.read_bytes()[:-2])
+    elif damage == "flipped":
+        data.write_bytes(b"\xff" + data.read_bytes()[1:])
+    elif damage == "no description":
+        description.unlink()
+    elif damage == "half a description":
+        description.write_text(description.read_text()[:20])
+    else:
+        description.write_text(json.dumps({"shape": "large"}))
+    assert open_store(tmp_path, KEY) is None
+    assert write(tmp_path).outputs.shape == (2, 5, 3), "it is computed again"
+
+
+def test_a_stop_in_between_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert write_store(tmp_path, KEY, [lambda: passing(0), lambda: passing(1, until=2)], 5) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_in_between_leaves_nothing_behind(tmp_path: Path) -> None:
+    def failing() -> Iterator[tuple[Tensor, Batch]]:
+        yield from passing(0, until=2)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_store(tmp_path, KEY, [failing], 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_corrupt_images_are_remembered_with_the_store(tmp_path: Path) -> None:
+    write_store(tmp_path, KEY, [lambda: passing(0, corrupt=("bad.jpg (truncated)",))], 6)
+    store = open_store(tmp_path, KEY)
+    assert store is not None
+    assert store.corrupt == ("bad.jpg (truncated)",)
+
+
+def rows(batches: FeatureBatches, epoch: int) -> list[float]:
+    return [float(row[0]) for batch in batches.epoch(epoch) for row in batch.images]
+
+
+def test_training_shuffles_by_seed_and_epoch_and_draws_views(tmp_path: Path) -> None:
+    store = write(tmp_path)
+
+    def of(seed: int, epoch: int) -> list[float]:
+        return rows(FeatureBatches(store, batch_size=3, seed=seed, shuffle=True, device=CPU), epoch)
+
+    assert of(0, 1) == of(0, 1)
+    assert of(0, 1) != of(0, 2)
+    assert of(0, 1) != of(1, 1)
+    assert sorted(value % 100 for value in of(0, 1)) == [0, 3, 6, 9, 12]
+    assert {value >= 100 for epoch in range(9) for value in of(0, epoch)} == {True, False}
+
+
+def test_evaluation_keeps_the_order_and_shows_the_first_view(tmp_path: Path) -> None:
+    batches = FeatureBatches(write(tmp_path), batch_size=3, seed=0, shuffle=False, device=CPU)
+    assert rows(batches, 7) == [0, 3, 6, 9, 12]
+    assert len(batches) == 2
+    assert [batch.indices.tolist() for batch in batches.epoch(1)] == [[0, 1, 2], [3, 4]]
+
+
+def test_a_last_training_batch_of_one_sits_out(tmp_path: Path) -> None:
+    store = write(tmp_path)
+    assert len(FeatureBatches(store, batch_size=4, seed=0, shuffle=True, device=CPU)) == 1
+    assert len(FeatureBatches(store, batch_size=4, seed=0, shuffle=False, device=CPU)) == 2
+
+
+def test_weights_have_one_digest_whatever_their_memory_format() -> None:
+    weights = {"a": torch.randn(4, 3, 2, 2), "b": torch.tensor(3)}
+    same = {"b": torch.tensor(3), "a": weights["a"].contiguous(memory_format=torch.channels_last)}
+    assert digest_weights(weights) == digest_weights(same)
+    assert digest_weights(weights) != digest_weights({**weights, "b": torch.tensor(4)})

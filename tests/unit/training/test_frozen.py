@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dogbreed import backbones
+from dogbreed.backbones import HeadSpec
+from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.training import compute, frozen
+from dogbreed.training.augment import stored_views
+from dogbreed.training.data import EpochLoader, Sample, View, find_splits, make_loader
+from dogbreed.training.frozen import FrozenPart
+from dogbreed.training.loop import CorruptImages, Loop
+
+SPEC = PreprocessSpec.for_size(32)
+
+
+class Case:
+    """A network with a frozen part, a split, and what runs the one over the other."""
+
+    def __init__(self, data: Path, folder: Path, *, trainable: str = "head", name: str = "tiny") -> None:
+        self.samples = find_splits({"train": data}, validation_fraction=0.2, seed=0).train
+        torch.manual_seed(0)
+        self.model = backbones.build(name, HeadSpec(3), image_size_px=32)
+        self.model.freeze(trainable, 32)  # type: ignore[arg-type]
+        cut = backbones.cut(self.model, 32)
+        assert cut is not None
+        self.part = FrozenPart(cut, name, SPEC, torch.float32, folder)
+        self.passes = 0
+        self.loop = Loop(
+            model=self.model,
+            prepare=SPEC.normalise,
+            classes=3,
+            criterion=nn.CrossEntropyLoss(),
+            compute=compute.choose("fp32"),
+            observers=[],
+            corrupt=CorruptImages(18, 0.5),
+            stop_requested=lambda: False,
+        )
+
+    def batches(self, samples: Sequence[Sample], view: View) -> EpochLoader:
+        self.passes += 1
+        return make_loader(samples, view, batch_size=7, workers=0, seed=0, shuffle=False, pin=False)
+
+    def store(self, views: str = "none", seed: int = 0) -> frozen.FeatureStore:
+        found = frozen.store_outputs(
+            self.part,
+            self.loop,
+            samples=self.samples,
+            views=stored_views(views, SPEC, 2),
+            make_batches=self.batches,
+            seed=seed,
+        )
+        assert found is not None
+        return found
+
+
+@pytest.mark.parametrize("trainable", ["head", "last_stage"])
+def test_the_rest_on_stored_outputs_answers_as_the_whole_network_does(
+    drawn_data: Path, tmp_path: Path, trainable: str
+) -> None:
+    case = Case(drawn_data, tmp_path, trainable=trainable)
+    store = case.store()
+    images = torch.cat([batch.images for batch in case.batches(case.samples, SPEC.centre_view).epoch(0)])
+    case.model.eval()
+    case.part.cut.rest.eval()
+    with torch.no_grad():
+        whole = case.model(SPEC.normalise(images))
+        rest = case.part.cut.rest(torch.from_numpy(np.asarray(store.outputs[0])).float())
+    torch.testing.assert_close(rest, whole, rtol=1e-2, atol=1e-2)
+
+
+def test_the_second_job_finds_what_the_first_has_stored(drawn_data: Path, tmp_path: Path) -> None:
+    first = Case(drawn_data, tmp_path)
+    outputs = np.asarray(first.store().outputs)
+    assert first.passes == 1
+    second = Case(drawn_data, tmp_path)
+    assert np.array_equal(second.store().outputs, outputs)
+    assert second.passes == 0
+
+
+def test_flip_stores_the_centre_and_its_mirror_image(drawn_data: Path, tmp_path: Path) -> None:
+    case = Case(drawn_data, tmp_path)
+    outputs = case.store("flip").outputs
+    assert outputs.shape[:2] == (2, 18)
+    assert not np.array_equal(outputs[0], outputs[1])
+
+
+def test_random_crops_belong_to_their_seed(drawn_data: Path, tmp_path: Path) -> None:
+    case = Case(drawn_data, tmp_path)
+    case.store("crop", seed=0)
+    assert case.passes == 2
+    case.store("crop", seed=0)
+    assert case.passes == 2
+    case.store("crop", seed=1)
+    assert case.passes == 4
+
+
+def test_a_batchnorm_is_folded_without_changing_the_function() -> None:
+    torch.manual_seed(0)
+    network = backbones.build("resnet18", HeadSpec(3)).backbone.eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(images)
+        fast = frozen._accelerated(network, torch.float32, 64, torch.device("cpu"))
+        torch.testing.assert_close(fast(images), expected, rtol=1e-3, atol=1e-3)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
