@@ -63,7 +63,7 @@ step "1 of 4: draw a small data set"
 
 step "2 of 4: train a small network on it"
 DATA=$data ML=$ml WEIGHTS='' \
-  HP="model=tiny pretrained=false trainable=all image-size=64 augment=flip epochs=15 lr=0.005" \
+  HP="model=tiny pretrained=false trainable=all image-size=64 augment=flip epochs=30 patience=10 lr=0.005" \
   local_test/train_local.sh process
 
 step "3 of 4: start the server (log: ${log#"$PWD"/})"

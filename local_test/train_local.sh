@@ -24,6 +24,8 @@ fi
 
 if [[ $mode == process ]]; then
   "${stage[@]}"
+  # As the image sets it: torch's threads leave the cores to the loader's processes while they wait.
+  export OMP_WAIT_POLICY=PASSIVE
   # exec: a signal to this script is a signal to the job.
   SAGEMAKER_BASE_DIR=$(realpath "$ml") DOGBREED_CACHE_DIR=$cache exec "$python" container/train
 fi
@@ -62,6 +64,6 @@ trap - INT TERM
 
 # The container runs as root, as on the platform; give what it wrote to whoever runs this.
 if [[ $(id -u) -ne 0 ]]; then
-  docker run --rm --entrypoint chown "${mounts[@]}" "$tag" -R "$(id -u):$(id -g)" /opt/ml/model /opt/ml/output
+  docker run --rm --entrypoint chown "${mounts[@]}" "$tag" -R "$(id -u):$(id -g)" /opt/ml/model /opt/ml/output /tmp/dogbreed
 fi
 exit "$status"

@@ -183,7 +183,10 @@ class Hyperparameters:
         0.05, 0.0, 1.0, "Share of unreadable images above which the job stops instead of skipping them."
     )
     num_workers: int = _number(
-        -1, -1, 256, "Processes that load images; -1 is one per CPU, 0 loads in the main process."
+        -1,
+        -1,
+        256,
+        "Processes that load images; -1 is one per CPU beside a GPU, else one per two CPUs; 0 loads in the main one.",
     )
     seed: int = _number(0, 0, 2**31 - 1, "Seed of everything random.")
 

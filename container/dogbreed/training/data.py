@@ -178,8 +178,8 @@ def choose_workers(
     """Number of loader processes.
 
     Args:
-        requested: -1 for one per CPU.
-        cpus: CPUs that this container may use.
+        requested: -1 for as many as ``cpus``.
+        cpus: CPUs that loading may use.
         batches: batches per epoch; more workers than that would idle.
         batch_bytes: size of one batch.
         shared_memory: where worker processes hand over batches; Docker gives it 64 MB by default, and a full one kills

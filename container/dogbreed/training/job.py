@@ -194,20 +194,21 @@ class _Learner:
 
     def images(self, samples: Sequence[Sample], view: View, *, shuffle: bool = False) -> Batches:
         """Batches of decoded images."""
-        batch_size = self.hyperparameters.batch_size
+        batch_size, device = self.hyperparameters.batch_size, self.loop.compute.device
         return make_loader(
             samples,
             view,
             batch_size=batch_size,
             workers=choose_workers(
                 self.hyperparameters.num_workers,
-                cpus=available_cpus(),
+                # Where the CPU is also what trains, half of it is left to that.
+                cpus=available_cpus() if device.type == "cuda" else math.ceil(available_cpus() / 2),
                 batches=math.ceil(len(samples) / batch_size),
                 batch_bytes=batch_size * 3 * self.spec.size_px**2,
             ),
             seed=self.hyperparameters.seed,
             shuffle=shuffle,
-            pin=self.loop.compute.device.type == "cuda",
+            pin=device.type == "cuda",
         )
 
     def fit(self, train: Batches, validation: Batches) -> FitResult:
