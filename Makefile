@@ -36,10 +36,11 @@ export PYTHONDONTWRITEBYTECODE := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help install demo train serve predict test lint fmt lock build local-train local-serve test-image clean
+.PHONY: help install demo train serve predict test lint fmt lock build local-train local-serve test-image \
+  bench-training clean
 
 help: ## Print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  DATA     folder with train, valid and test, or with one folder per class'
 	@echo '  WEIGHTS  state-dict file of the backbone'
@@ -120,6 +121,10 @@ local-serve: $(INSTALLED) ## The same as serve, in the image TAG (DOCKER_RUN_FLA
 
 test-image: $(INSTALLED) ## Build the image and test it with a real Docker engine
 	@$(BIN)/pytest -q -m docker -rs tests/container
+
+bench-training: $(INSTALLED) ## Compare training with the plain loop on DATA (WEIGHTS of mobilenet_v2), some minutes
+	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-training DATA=folder/with/train/valid/test" >&2; exit 1; }
+	@$(BIN)/python benchmarks/training.py --data "$$DATA" $(if $(WEIGHTS),--weights mobilenet_v2="$$WEIGHTS")
 
 clean: ## Remove build/; .venv stays
 	rm -rf build

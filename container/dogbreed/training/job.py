@@ -93,6 +93,7 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
         JobError: the job's input is wrong.
     """
     started = datetime.now(UTC)
+    compute.keep_freed_memory()
     hyperparameters = Hyperparameters.parse(environment.hyperparameters)
     if len(environment.hosts.all) > 1:
         raise ConfigurationError(
@@ -147,9 +148,12 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
     judged, channel = fit.best_validation, "validation"
     if splits.test is not None and not stop_requested():
         # The debugger hook listens to the criterion of training; a test is none of its epochs.
-        tested = replace(loop, criterion=nn.CrossEntropyLoss()).evaluate(
-            learner.images(splits.test, spec.centre_view), Phase.TEST, epoch=1
+        tester = replace(
+            loop,
+            model=frozen.whole(cut, spec.size_px, arithmetic.device) if cut else model,
+            criterion=nn.CrossEntropyLoss(),
         )
+        tested = tester.evaluate(learner.images(splits.test, spec.centre_view), Phase.TEST, epoch=1)
         if tested is not None:
             judged, channel = tested, "test"
             scores = {"test_loss": tested.loss, "test_accuracy": tested.accuracy}

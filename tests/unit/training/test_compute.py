@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import platform
+
 import pytest
 import torch
 
@@ -25,3 +27,24 @@ def test_a_cpu_computes_in_the_precision_asked_for(precision: str, dtype: torch.
 def test_fp16_without_a_gpu_is_refused_with_what_to_use() -> None:
     with pytest.raises(HyperparameterError, match=r"precision=fp16 needs a GPU .* use auto, fp32 or bf16"):
         compute.choose("fp16")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_can_be_kept() -> None:
+    assert compute.keep_freed_memory()
+
+
+def test_a_c_library_without_the_switch_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute.ctypes, "CDLL", lambda _: object())
+    assert not compute.keep_freed_memory()
+
+
+def test_depthwise_networks_stay_in_full_precision_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    plain, depthwise = torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 4, 3, groups=4)
+    cpu = torch.device("cpu")
+    assert compute.frozen_dtype("auto", cpu, plain) is torch.bfloat16
+    assert compute.frozen_dtype("auto", cpu, depthwise) is torch.float32
+    assert compute.frozen_dtype("fp32", cpu, plain) is torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert compute.frozen_dtype("auto", cpu, plain) is torch.float32
