@@ -42,8 +42,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc to keep the memory that a step frees for the next step, instead of giving it back to the kernel.
 
     A network's activations are large, and each would be mapped, zeroed page by page and unmapped again. Measured on a
-    frozen pass of MobileNetV2: 5 s of system time instead of 13, for a tenth more peak memory. Other C libraries have no
-    such switch.
+    frozen pass of MobileNetV2: 5 s of system time instead of 13, for a tenth more peak memory. Other C libraries have
+    no such switch.
 
     Returns:
         Whether it was possible (mallopt(3)).
