@@ -211,7 +211,10 @@ def test_a_full_server_refuses_at_once_and_still_answers_ping(
     assert sorted(call.result(PATIENCE_S).status for call in calls) == [200, 200, 503]
 
 
-def test_a_good_session_leaves_a_clean_log_and_an_untouched_model_folder(ready: Server, root: Path) -> None:
+def test_a_good_session_leaves_a_clean_log_and_an_untouched_model_folder(
+    ready: Server, root: Path, jpeg: bytes
+) -> None:
+    assert ready.send("POST", "/invocations", jpeg, Content_Type="image/jpeg").status == 200
     ready.wait_for_log("invocation status=200 images=1")
     assert "Traceback" not in ready.log
     assert not re.search(" (WARNING|ERROR|CRITICAL) ", ready.log)
