@@ -36,8 +36,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help install demo train serve predict test lint fmt lock build local-train local-serve test-image \
-  bench-training clean
+.PHONY: help install demo train serve predict test lint fmt lock build push stack local-train local-serve \
+  test-image bench-training clean
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -86,7 +86,7 @@ predict: ## Send the photo IMAGE to the server on PORT
 	@local_test/predict.sh "$$IMAGE"
 
 test: $(INSTALLED) ## Run the unit and contract tests
-	@$(BIN)/pytest -q -n logical tests/unit tests/contract
+	@$(BIN)/pytest -q -n logical tests/unit tests/contract tests/launch
 
 lint: $(INSTALLED) ## Check style, types, architecture, shell scripts and spelling; says nothing when all is well
 	@$(BIN)/ruff check --quiet . $(SCRIPTS)
@@ -95,6 +95,7 @@ lint: $(INSTALLED) ## Check style, types, architecture, shell scripts and spelli
 	@$(BIN)/mypy --no-error-summary local_test
 	@report=$$($(BIN)/lint-imports --no-logo --cache-dir $(CACHE)/import-linter 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/shellcheck $(SHELL_SCRIPTS)
+	@$(BIN)/cfn-lint infrastructure/*.yaml
 	@$(BIN)/codespell
 
 fmt: $(INSTALLED) ## Format, and mend what ruff can mend
@@ -111,6 +112,23 @@ lock: ## Resolve pyproject.toml into requirements/ anew; needs uv
 
 build: ## Build the image TAG (DOCKER_BUILD_FLAGS)
 	docker build $(DOCKER_BUILD_FLAGS) --file container/Dockerfile --build-arg REVISION=$(REVISION) --tag '$(TAG)' .
+
+# `make build push` builds once; the rest is in the script, which is used without make as well.
+PUSH_FLAGS ?=
+push: $(filter build,$(MAKECMDGOALS)) ## Build the image and put it into ECR or another registry (PUSH_FLAGS)
+	@scripts/build_and_push.sh $(if $(filter build,$(MAKECMDGOALS)),--no-build) $(PUSH_FLAGS)
+
+STACK ?= dogbreed
+# --no-execute-changeset: show what would be made or changed, and leave it; --parameter-overrides KeepImages=50
+STACK_FLAGS ?=
+OUTPUTS := Stacks[0].Outputs[].[join(`=`, [Description, OutputValue])]
+stack: ## Make or change bucket, repository and role in AWS, as STACK (STACK_FLAGS)
+	aws cloudformation deploy --stack-name '$(STACK)' --template-file infrastructure/dogbreed.yaml \
+	  --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset $(STACK_FLAGS)
+ifeq ($(filter --no-execute-changeset,$(STACK_FLAGS)),)
+	@AWS_PAGER= aws cloudformation describe-stacks --stack-name '$(STACK)' --query '$(OUTPUTS)' --output text | \
+	  sed 's/^/export /'
+endif
 
 local-train: $(INSTALLED) ## The same as train, in the image TAG (DOCKER_RUN_FLAGS)
 	@local_test/train_local.sh image

@@ -113,6 +113,54 @@ def test_sigterm_keeps_the_best_epoch_so_far_and_exits_0(opt_ml: OptMl, drawn_da
     assert not opt_ml.failure.exists()
 
 
+def test_a_job_that_is_stopped_and_then_lost_ends_with_the_weights_of_an_undisturbed_one(
+    opt_ml: OptMl, drawn_data: Path, tmp_path: Path
+) -> None:
+    settings = {**QUICK, "epochs": "40", "patience": "0", "dropout": "0.5", "checkpoint-seconds": "0"}
+    opt_ml.hyperparameters(settings)
+    opt_ml.channels(train=drawn_data)
+
+    def run(folder: str, *, until: str = "", end: signal.Signals | None = None) -> tuple[int, str]:
+        opt_ml.write("checkpointconfig.json", {"LocalPath": str(tmp_path / folder)})
+        process = start(opt_ml)
+        assert process.stdout is not None
+        seen = ""
+        if end is not None:
+            for line in process.stdout:
+                seen += line
+                if until in line:
+                    process.send_signal(end)
+                    break
+        seen += process.communicate(timeout=200)[0]
+        return process.returncode, seen
+
+    code, log = run("undisturbed")
+    assert code == 0, log
+    expected = artifacts.load(opt_ml.model)
+
+    code, log = run("disturbed", until="epoch=5;", end=signal.SIGTERM)
+    assert code == 0, log
+    assert artifacts.load(opt_ml.model).facts["ended_by"] == "stop signal"
+    code, log = run("disturbed", until="epoch=12;", end=signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert "going on from" in log
+    assert "epoch=3;" not in log
+    newest = max((tmp_path / "disturbed").glob("*.checkpoint.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])  # a file that the sync had copied in part
+    code, log = run("disturbed")
+    assert code == 0, log
+    assert "is not a whole checkpoint and is passed over" in log
+    found = artifacts.load(opt_ml.model)
+    assert found.facts["epochs_run"] == 40
+    assert found.metrics == expected.metrics
+    assert all(torch.equal(found.weights[name], expected.weights[name]) for name in expected.weights)
+
+    opt_ml.hyperparameters({**settings, "lr": "0.5"})
+    code, log = run("disturbed")
+    assert code == 1
+    assert "is of another job (lr was 0.01, is 0.5)" in opt_ml.failure.read_text()
+
+
 def test_a_wrong_hyperparameter_ends_the_process_with_1_and_one_sentence(opt_ml: OptMl, drawn_data: Path) -> None:
     opt_ml.hyperparameters({**QUICK, "lr": "fast"})
     opt_ml.channels(train=drawn_data)

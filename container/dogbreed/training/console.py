@@ -14,7 +14,8 @@ from typing import Never
 from tqdm import tqdm
 
 from dogbreed.logs import metric_line
-from dogbreed.training.loop import EpochResult, Phase
+from dogbreed.training.loop import Phase
+from dogbreed.training.state import EpochResult
 
 logger = logging.getLogger(__name__)
 

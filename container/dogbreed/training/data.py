@@ -152,23 +152,24 @@ def make_loader(
         worker_init_fn=_start_worker if workers else None,
     )
     # The collate function makes batches of the items, which DataLoader's type does not know.
-    return EpochLoader(cast(Iterable[Batch], loader), len(loader), sampler)
+    return EpochLoader(cast(Iterable[Batch], loader), len(loader), batch_size, sampler)
 
 
 class EpochLoader:
     """Iterates over the batches of one epoch at a time; `len` is the number of batches."""
 
-    def __init__(self, loader: Iterable[Batch], batches: int, sampler: _EpochSampler) -> None:
+    def __init__(self, loader: Iterable[Batch], batches: int, batch_size: int, sampler: _EpochSampler) -> None:
         self._loader = loader
+        self._batch_size = batch_size
         self._batches = batches
         self._sampler = sampler
 
     def __len__(self) -> int:
         return self._batches
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of an epoch, in an order that depends on the seed and on ``number`` alone."""
-        self._sampler.epoch = number
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number ``start`` on; the order depends on the seed and the epoch alone."""
+        self._sampler.epoch, self._sampler.start = number, start * self._batch_size
         return iter(self._loader)
 
 
@@ -225,6 +226,7 @@ class _EpochSampler(Sampler[tuple[int, int]]):
         self._seed = seed
         self._shuffle = shuffle
         self.epoch = 0
+        self.start = 0
 
     def __len__(self) -> int:
         return self._samples
@@ -234,8 +236,8 @@ class _EpochSampler(Sampler[tuple[int, int]]):
         order = list(range(self._samples))
         if self._shuffle:
             generator.shuffle(order)
-        for position in order:
-            yield position, generator.getrandbits(63)
+        keys = [(position, generator.getrandbits(63)) for position in order]
+        yield from keys[self.start :]
 
 
 def _collate(items: Sequence[tuple[Tensor | None, int, str]]) -> Batch:

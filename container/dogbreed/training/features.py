@@ -110,8 +110,8 @@ class FeatureBatches:
     def __len__(self) -> int:
         return math.ceil(self._used / self._batch_size)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of an epoch; the order depends on the seed and on ``number`` alone."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number ``start`` on; the order depends on the seed and the epoch alone."""
         views, count = self._store.outputs.shape[:2]
         generator = random.Random(f"{self._seed}/{number}")
         order = list(range(count))
@@ -119,9 +119,9 @@ class FeatureBatches:
         if self._shuffle:
             generator.shuffle(order)
             chosen = [generator.randrange(views) for _ in order]
-        for start in range(0, self._used, self._batch_size):
-            rows = order[start : min(start + self._batch_size, self._used)]
-            view = chosen[start : start + len(rows)]
+        for first in range(start * self._batch_size, self._used, self._batch_size):
+            rows = order[first : min(first + self._batch_size, self._used)]
+            view = chosen[first : first + len(rows)]
             if self._resident is not None:
                 outputs = self._resident[view, rows]
             else:

@@ -44,12 +44,15 @@ from dogbreed.insight.verdicts import Verdict
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute, frozen
 from dogbreed.training.augment import make_view, resolve, stored_views
+from dogbreed.training.checkpoint import Checkpoints, identity_of
 from dogbreed.training.console import Console
 from dogbreed.training.data import Sample, Splits, View, choose_workers, find_splits, make_loader
 from dogbreed.training.frozen import FrozenPart
-from dogbreed.training.loop import Batches, CorruptImages, EpochResult, FitResult, Loop, Phase
+from dogbreed.training.loop import Batches, CorruptImages, FitResult, Loop, NoKeeper, Phase
+from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.optim import make_optimizer, make_schedule
 from dogbreed.training.selection import Selection
+from dogbreed.training.state import EpochResult, FitState
 
 logger = logging.getLogger(__name__)
 
@@ -215,23 +218,33 @@ class _Learner:
             pin=device.type == "cuda",
         )
 
-    def fit(self, train: Batches, validation: Batches) -> FitResult:
-        """Trains what is trainable in the loop's model."""
-        chosen = self.hyperparameters
+    def fit(self, train: Batches, validation: Batches, checkpoints: Checkpoints | None) -> FitResult:
+        """Trains what is trainable in the loop's model, from the newest checkpoint on where there is one."""
+        chosen, compute = self.hyperparameters, self.loop.compute
         optimizer = make_optimizer(chosen, self.loop.model)
-        return self.loop.fit(
-            train,
-            validation,
+        state = FitState(
+            model=self.loop.model,
             optimizer=optimizer,
             schedule=make_schedule(chosen, optimizer, steps=len(train) * chosen.epochs),
-            epochs=chosen.epochs,
-            objective=chosen.objective,
+            scaler=compute.make_scaler(),
             selection=Selection(
                 maximise=chosen.objective.endswith("accuracy"),
                 patience=chosen.patience,
                 min_delta=chosen.min_delta,
                 min_epochs=chosen.min_epochs,
             ),
+            learnt=PassMetrics(compute.device),
+        )
+        kept = checkpoints.newest() if checkpoints else None
+        if kept is not None:
+            state.load_state_dict(kept)
+        return self.loop.fit(
+            train,
+            validation,
+            state,
+            epochs=chosen.epochs,
+            objective=chosen.objective,
+            keeper=checkpoints or NoKeeper(),
         )
 
 
@@ -241,11 +254,16 @@ def _fit(
     """Trains, on stored outputs of the frozen part where there is one, and leaves the best weights in ``model``."""
     chosen = learner.hyperparameters
     trainable = cast(Trainable, chosen.trainable)
+    checkpoints = None
+    if environment.checkpoints is not None:
+        identity = identity_of(chosen.as_dict(), splits.labels.folders, splits.fingerprint)
+        checkpoints = Checkpoints(environment.checkpoints, identity, interval_s=chosen.checkpoint_seconds)
     if cut is None:
         view = make_view(chosen.augment, learner.spec, trainable)
         fit = learner.fit(
             learner.images(splits.train, view, shuffle=True),
             learner.images(splits.validation, learner.spec.centre_view),
+            checkpoints,
         )
         model.load_state_dict(fit.weights)
         return fit
@@ -265,7 +283,7 @@ def _fit(
     feed = partial(
         frozen.batches_of, batch_size=chosen.batch_size, seed=chosen.seed, device=learner.loop.compute.device
     )
-    fit = rest.fit(feed(stores[0], shuffle=True), feed(stores[1], shuffle=False))
+    fit = rest.fit(feed(stores[0], shuffle=True), feed(stores[1], shuffle=False), checkpoints)
     cut.rest.load_state_dict(fit.weights)
     return fit
 

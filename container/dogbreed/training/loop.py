@@ -17,16 +17,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from dogbreed.artifacts import clone_weights
 from dogbreed.errors import DataError, HyperparameterError
 from dogbreed.training.compute import Compute
 from dogbreed.training.data import Batch
 from dogbreed.training.metrics import PassMetrics
-from dogbreed.training.selection import Selection
+from dogbreed.training.state import EpochResult, FitState
 
 
 class Phase(Enum):
@@ -36,27 +33,6 @@ class Phase(Enum):
     VALIDATION = "validation"
     TEST = "test"
     FEATURES = "features"
-
-
-@dataclass(frozen=True, slots=True)
-class EpochResult:
-    """What one epoch came to.
-
-    Attributes:
-        epoch: from 1.
-        metrics: train_loss, train_accuracy, validation_loss, validation_accuracy.
-        learning_rate: of the last step.
-        seconds: wall time of training and validation.
-        images_per_s: training images per second of the training pass.
-        is_best: the objective was never better.
-    """
-
-    epoch: int
-    metrics: dict[str, float]
-    learning_rate: float
-    seconds: float
-    images_per_s: float
-    is_best: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +60,28 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Batches per epoch."""
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of an epoch, which depend on nothing but its number."""
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number ``start`` on, which depend on nothing but these numbers."""
+
+
+class Keeper(Protocol):
+    """Keeps the state of a fit somewhere safe, see `checkpoint.Checkpoints`."""
+
+    def step(self, state: FitState) -> None:
+        """A step is done: keep the state if it is time."""
+
+    def keep(self, state: FitState) -> None:
+        """Keep the state now."""
+
+
+class NoKeeper:
+    """For a job without a place for checkpoints."""
+
+    def step(self, state: FitState) -> None:
+        """Does nothing."""
+
+    def keep(self, state: FitState) -> None:
+        """Does nothing."""
 
 
 class Observer(Protocol):
@@ -163,78 +159,64 @@ class Loop:
     stop_requested: Callable[[], bool]
 
     def fit(
-        self,
-        train: Batches,
-        validation: Batches,
-        *,
-        optimizer: Optimizer,
-        schedule: LambdaLR,
-        epochs: int,
-        objective: str,
-        selection: Selection,
+        self, train: Batches, validation: Batches, state: FitState, *, epochs: int, objective: str, keeper: Keeper
     ) -> FitResult:
         """Trains for up to ``epochs`` epochs and keeps the weights of the best one.
 
         Args:
             train: batches that learn.
             validation: batches that decide which epoch is best.
-            optimizer: over the trainable parameters.
-            schedule: stepped once per optimizer step.
+            state: where to begin, a new one or one that was kept; it is moved along.
             epochs: at most.
-            objective: name of the metric that ``selection`` is given.
-            selection: which epoch is best, and when to stop early.
+            objective: name of the metric that the state's selection is given.
+            keeper: keeps the state of a long or interrupted fit.
 
         Raises:
             DataError: too many images are corrupt, or a whole pass held none.
             HyperparameterError: the loss is not finite any more.
         """
-        scaler = self.compute.make_scaler()
-        history: list[EpochResult] = []
-        weights: dict[str, Tensor] | None = None
-        best_validation: PassMetrics | None = None
-        ended_by = "epochs"
-        for epoch in range(1, epochs + 1):
-            started = time.perf_counter()
-            learnt = self._train_pass(train, epoch, optimizer, schedule, scaler)
+        ended_by = ""
+        while state.epoch <= epochs and not state.selection.exhausted:
+            started, seen = time.perf_counter(), state.learnt.samples
+            finished = self._train_pass(train, state, keeper)
             train_seconds = time.perf_counter() - started
-            if learnt is None:
-                ended_by = "stop signal"
-                break
-            learning_rate = float(schedule.get_last_lr()[0])
-            _check_loss(learnt, epoch, learning_rate)
-            judged = self.evaluate(validation, Phase.VALIDATION, epoch)
+            judged = None
+            if finished:
+                learning_rate = float(state.schedule.get_last_lr()[0])
+                _check_loss(state.learnt, state.epoch, learning_rate)
+                judged = self.evaluate(validation, Phase.VALIDATION, state.epoch)
             if judged is None:
                 ended_by = "stop signal"
                 break
             metrics = {
-                "train_loss": learnt.loss,
-                "train_accuracy": learnt.accuracy,
+                "train_loss": state.learnt.loss,
+                "train_accuracy": state.learnt.accuracy,
                 "validation_loss": judged.loss,
                 "validation_accuracy": judged.accuracy,
             }
-            is_best = selection.update(metrics[objective])
+            is_best = state.selection.update(metrics[objective])
             if is_best:
-                weights, best_validation = clone_weights(self.model), judged
+                state.best_weights, state.best_validation = clone_weights(self.model), judged
             result = EpochResult(
-                epoch=epoch,
+                epoch=state.epoch,
                 metrics=metrics,
                 learning_rate=learning_rate,
                 seconds=time.perf_counter() - started,
-                images_per_s=learnt.samples / train_seconds,
+                images_per_s=(state.learnt.samples - seen) / train_seconds,
                 is_best=is_best,
             )
-            history.append(result)
+            state.history.append(result)
+            state.epoch, state.batch, state.learnt = state.epoch + 1, 0, PassMetrics(self.compute.device)
             for observer in self.observers:
                 observer.on_epoch_end(result)
-            if selection.exhausted and epoch < epochs:
-                ended_by = "early stopping"
-                break
+            keeper.step(state)
+        keeper.keep(state)
         return FitResult(
-            history=tuple(history),
-            best_epoch=selection.best_epoch,
-            best_validation=best_validation,
-            weights=clone_weights(self.model) if weights is None else weights,
-            ended_by=ended_by,
+            history=tuple(state.history),
+            best_epoch=state.selection.best_epoch,
+            best_validation=state.best_validation,
+            weights=clone_weights(self.model) if state.best_weights is None else state.best_weights,
+            ended_by=ended_by or ("epochs" if state.epoch > epochs else "early stopping"),
         )
 
     def evaluate(self, batches: Batches, phase: Phase, epoch: int) -> PassMetrics | None:
@@ -281,32 +263,33 @@ class Loop:
         finally:
             self._tell_end(Phase.FEATURES)
 
-    def _train_pass(
-        self, batches: Batches, epoch: int, optimizer: Optimizer, schedule: LambdaLR, scaler: GradScaler
-    ) -> PassMetrics | None:
+    def _train_pass(self, batches: Batches, state: FitState, keeper: Keeper) -> bool:
+        """The rest of the training pass in hand; False when it was cut short by a stop signal."""
         self.model.train()
-        metrics = PassMetrics(self.compute.device)
-        self._tell_start(Phase.TRAIN, epoch, len(batches))
+        self._tell_start(Phase.TRAIN, state.epoch, len(batches) - state.batch)
         try:
-            for batch in batches.epoch(epoch):
+            for batch in batches.epoch(state.epoch, state.batch):
                 if self.stop_requested():
-                    return None
+                    return False
                 moved = self._receive(batch)
                 if moved is not None:
                     inputs, indices = moved
-                    optimizer.zero_grad(set_to_none=True)
+                    state.optimizer.zero_grad(set_to_none=True)
                     with self.compute.autocast():
                         logits = self.model(inputs)
                         loss = self.criterion(logits, indices)
-                    scaler.scale(loss).backward()
-                    scaler.step(optimizer)
-                    scaler.update()
-                    schedule.step()
-                    metrics.add(loss, logits, indices)
+                    state.scaler.scale(loss).backward()
+                    state.scaler.step(state.optimizer)
+                    state.scaler.update()
+                    state.schedule.step()
+                    state.learnt.add(loss, logits, indices)
+                state.batch += 1
+                keeper.step(state)
                 self._tell_batch(Phase.TRAIN)
         finally:
             self._tell_end(Phase.TRAIN)
-        return _require_samples(metrics, Phase.TRAIN)
+        _require_samples(state.learnt, Phase.TRAIN)
+        return True
 
     def _receive(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Inputs and indices on the device; None when the whole batch was corrupt."""

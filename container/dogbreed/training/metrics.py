@@ -5,6 +5,9 @@ Legend: N batch, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,6 +23,7 @@ class PassMetrics:
     def __init__(self, device: torch.device, confusion_classes: int | None = None) -> None:
         # float64 on the CPU costs nothing; on a device float32 sums of a few thousand batches are exact enough.
         dtype = torch.float64 if device.type == "cpu" else torch.float32
+        self.device = device
         self._loss = torch.zeros((), dtype=dtype, device=device)
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
         self._classes = confusion_classes
@@ -35,6 +39,31 @@ class PassMetrics:
         if self._classes:
             self._confusion += torch.bincount(indices_N * self._classes + predicted, minlength=self._classes**2)
         self.samples += n
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, on the CPU."""
+        return {
+            "loss": self._loss.cpu(),
+            "correct": self._correct.cpu(),
+            "confusion": self._confusion.cpu(),
+            "classes": self._classes,
+            "samples": self.samples,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the sums of `state_dict`."""
+        self._loss = state["loss"].to(self.device)
+        self._correct = state["correct"].to(self.device)
+        self._confusion = state["confusion"].to(self.device)
+        self._classes = state["classes"]
+        self.samples = state["samples"]
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], device: torch.device) -> PassMetrics:
+        """The metrics that `state_dict` was taken of."""
+        metrics = cls(device)
+        metrics.load_state_dict(state)
+        return metrics
 
     @property
     def loss(self) -> float:

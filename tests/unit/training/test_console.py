@@ -6,7 +6,8 @@ import pytest
 
 from dogbreed import logs
 from dogbreed.training.console import Console
-from dogbreed.training.loop import EpochResult, Phase
+from dogbreed.training.loop import Phase
+from dogbreed.training.state import EpochResult
 
 METRICS = {"train_loss": 0.5, "train_accuracy": 0.8, "validation_loss": 0.75, "validation_accuracy": 0.7}
 

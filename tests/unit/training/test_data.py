@@ -132,6 +132,16 @@ def test_the_order_follows_from_seed_and_epoch(drawn_data: Path) -> None:
     assert torch.equal(first.sort().values, paths_per_epoch(splits, seed=1, epoch=7).sort().values)
 
 
+def test_an_epoch_may_begin_in_its_middle(drawn_data: Path) -> None:
+    splits = find({"train": drawn_data})
+    loader = make_loader(splits.train, VIEW, batch_size=5, workers=0, seed=0, shuffle=True, pin=False)
+    whole = [batch.images for batch in loader.epoch(3)]
+    rest = [batch.images for batch in loader.epoch(3, start=2)]
+    assert len(rest) == 2
+    assert all(torch.equal(a, b) for a, b in zip(whole[2:], rest, strict=True))
+    assert len(list(loader.epoch(4))) == 4, "the next epoch is whole again"
+
+
 def test_random_views_are_the_same_with_and_without_worker_processes(drawn_data: Path) -> None:
     splits = find({"train": drawn_data})
 

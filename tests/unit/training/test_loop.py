@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute
 from dogbreed.training.data import EpochLoader, find_splits, make_loader
-from dogbreed.training.loop import CorruptImages, EpochResult, FitResult, Loop, Phase
+from dogbreed.training.loop import CorruptImages, FitResult, Keeper, Loop, NoKeeper, Phase
+from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.optim import make_optimizer, make_schedule
 from dogbreed.training.selection import Selection
+from dogbreed.training.state import EpochResult, FitState
 
 SPEC = PreprocessSpec.for_size(32)
 
@@ -76,23 +79,31 @@ class Setup:
             pin=False,
         )
 
-    def fit(self) -> FitResult:
+    def state(self) -> FitState:
         optimizer = make_optimizer(self.hyperparameters, self.model)
-        return self.loop.fit(
-            self.train,
-            self.validation,
+        steps = len(self.train) * self.hyperparameters.epochs
+        return FitState(
+            model=self.model,
             optimizer=optimizer,
-            schedule=make_schedule(
-                self.hyperparameters, optimizer, steps=len(self.train) * self.hyperparameters.epochs
-            ),
-            epochs=self.hyperparameters.epochs,
-            objective=self.hyperparameters.objective,
+            schedule=make_schedule(self.hyperparameters, optimizer, steps=steps),
+            scaler=self.loop.compute.make_scaler(),
             selection=Selection(
                 maximise=self.hyperparameters.objective.endswith("accuracy"),
                 patience=self.hyperparameters.patience,
                 min_delta=0.0,
                 min_epochs=0,
             ),
+            learnt=PassMetrics(self.loop.compute.device),
+        )
+
+    def fit(self, state: FitState | None = None, keeper: Keeper | None = None) -> FitResult:
+        return self.loop.fit(
+            self.train,
+            self.validation,
+            state or self.state(),
+            epochs=self.hyperparameters.epochs,
+            objective=self.hyperparameters.objective,
+            keeper=keeper or NoKeeper(),
         )
 
 
@@ -194,8 +205,48 @@ def test_a_pass_without_one_decodable_image_is_an_error(drawn_data: Path) -> Non
         def __len__(self) -> int:
             return 0
 
-        def epoch(self, number: int) -> list[object]:
+        def epoch(self, number: int, start: int = 0) -> list[object]:
             return []
 
     with pytest.raises(DataError, match="not one validation image could be decoded"):
         setup.loop.evaluate(Empty(), Phase.VALIDATION, 1)  # type: ignore[arg-type]
+
+
+class Memory:
+    """A keeper that keeps every step in memory."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, object]] = []
+
+    def step(self, state: FitState) -> None:
+        self.keep(state)
+
+    def keep(self, state: FitState) -> None:
+        self.states.append(copy.deepcopy(state.state_dict()))
+
+
+def test_a_fit_that_goes_on_from_any_step_ends_with_the_same_weights_and_history(drawn_data: Path) -> None:
+    """Dropout, momentum, schedule, order, best epoch: whatever is forgotten shows here."""
+    options = {"epochs": 3, "dropout": 0.5, "optimizer": "sgd", "patience": 0}
+    memory = Memory()
+    whole = Setup(drawn_data, **options).fit(keeper=memory)
+    assert len(memory.states) == 3 * (2 + 1) + 1
+    for kept in memory.states:
+        setup = Setup(drawn_data, **options)
+        torch.manual_seed(123)
+        state = setup.state()
+        state.load_state_dict(kept)
+        again = setup.fit(state)
+        assert all(torch.equal(whole.weights[name], again.weights[name]) for name in whole.weights)
+        assert [result.metrics for result in again.history] == [result.metrics for result in whole.history]
+        assert again.best_epoch == whole.best_epoch
+
+
+def test_an_early_stopped_fit_that_is_continued_stays_stopped(drawn_data: Path) -> None:
+    memory = Memory()
+    first = Setup(drawn_data, epochs=50, lr=1e-7, patience=1).fit(keeper=memory)
+    setup = Setup(drawn_data, epochs=50, lr=1e-7, patience=1)
+    state = setup.state()
+    state.load_state_dict(memory.states[-1])
+    again = setup.fit(state)
+    assert (again.ended_by, len(again.history)) == ("early stopping", len(first.history))

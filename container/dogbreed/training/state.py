@@ -1,0 +1,103 @@
+"""Where a fit stands between two steps: everything that must be kept to go on exactly there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from dogbreed.training.metrics import PassMetrics
+from dogbreed.training.selection import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """What one epoch came to.
+
+    Attributes:
+        epoch: from 1.
+        metrics: train_loss, train_accuracy, validation_loss, validation_accuracy.
+        learning_rate: of the last step.
+        seconds: wall time of training and validation.
+        images_per_s: training images per second of the training pass.
+        is_best: the objective was never better.
+    """
+
+    epoch: int
+    metrics: dict[str, float]
+    learning_rate: float
+    seconds: float
+    images_per_s: float
+    is_best: bool
+
+
+@dataclass
+class FitState:
+    """All that changes during a fit.
+
+    Attributes:
+        model: on the compute device.
+        optimizer: over the model's trainable parameters.
+        schedule: of the optimizer, stepped once per step.
+        scaler: of the losses.
+        selection: which epoch is best.
+        epoch: the one in hand, from 1.
+        batch: batches of its training pass that are done.
+        learnt: metrics of that pass so far.
+        history: the finished epochs.
+        best_weights: state dict of the best epoch on the CPU, or None before the first epoch ends.
+        best_validation: its validation pass.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LambdaLR
+    scaler: GradScaler
+    selection: Selection
+    learnt: PassMetrics
+    epoch: int = 1
+    batch: int = 0
+    history: list[EpochResult] = field(default_factory=list)
+    best_weights: dict[str, Tensor] | None = None
+    best_validation: PassMetrics | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, and the random generators', as tensors, numbers and texts only: it loads with `weights_only`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "selection": asdict(self.selection),
+            "learnt": self.learnt.state_dict(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "history": [asdict(result) for result in self.history],
+            "best_weights": self.best_weights,
+            "best_validation": self.best_validation.state_dict() if self.best_validation else None,
+            "generator": torch.get_rng_state(),
+            "device_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to where `state_dict` was taken, random generators included."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.selection = Selection(**state["selection"])
+        self.learnt.load_state_dict(state["learnt"])
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.history = [EpochResult(**result) for result in state["history"]]
+        self.best_weights = state["best_weights"]
+        if state["best_validation"] is not None:
+            self.best_validation = PassMetrics.from_state(state["best_validation"], self.learnt.device)
+        torch.set_rng_state(state["generator"])
+        if torch.cuda.is_available() and len(state["device_generators"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["device_generators"])
