@@ -125,7 +125,7 @@ class Hyperparameters:
         ("head", "last_stage", "all"),
         "What learns: the new head, also the backbone's last stage, or everything.",
     )
-    epochs: int = _number(10, 1, 1000, "Passes over the training channel, at most.")
+    epochs: int = _number(20, 1, 1000, "Passes over the training channel, at most.")
     batch_size: int = _number(32, 1, 8192, "Samples per optimizer step.", SearchRange(choices=(16, 32, 64, 128, 256)))
     lr: float = _number(0.001, 1e-7, 10.0, "Peak learning rate.", SearchRange(low=0.0001, high=0.1, scale="log"))
     schedule: str = _choice(

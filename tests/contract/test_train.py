@@ -290,3 +290,13 @@ def fails(opt_ml: OptMl, reason: str) -> None:
     assert "\n" not in written
     assert len(written) <= 1024
     assert not list(opt_ml.model.iterdir())
+
+
+def test_a_cache_folder_that_cannot_be_written(
+    in_process: OptMl, drawn_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (in_process.root / "a file").touch()
+    monkeypatch.setenv("DOGBREED_CACHE_DIR", str(in_process.root / "a file"))
+    in_process.hyperparameters({**QUICK, "trainable": "head"})
+    in_process.channels(train=drawn_data)
+    fails(in_process, "the outputs of the frozen part cannot be stored in")

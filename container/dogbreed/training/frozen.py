@@ -22,7 +22,6 @@ from dogbreed.backbones import Cut
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training.data import Batch, Sample, View
 from dogbreed.training.features import (
-    FeatureBatches,
     FeatureStore,
     StoreKey,
     digest_weights,
@@ -119,11 +118,6 @@ def on_outputs(loop: Loop, cut: Cut) -> Loop:
 def whole(cut: Cut, size_px: int, device: torch.device) -> nn.Module:
     """The cut network in one piece again, quicker than the original and in the same float32: for a test pass."""
     return nn.Sequential(_accelerated(cut.frozen, torch.float32, size_px, device), cut.rest)
-
-
-def batches_of(store: FeatureStore, *, batch_size: int, seed: int, shuffle: bool, device: torch.device) -> Batches:
-    """Stored outputs as the loop takes them."""
-    return FeatureBatches(store, batch_size=batch_size, seed=seed, shuffle=shuffle, device=device)
 
 
 def _accelerated(frozen: nn.Module, dtype: torch.dtype, size_px: int, device: torch.device) -> nn.Module:

@@ -7,16 +7,14 @@ bundle -> report. Whatever goes wrong becomes an exit code and one sentence in t
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from types import FrameType
 from typing import cast
 
@@ -25,11 +23,10 @@ from torch import nn
 
 from dogbreed import artifacts, backbones, logs
 from dogbreed.artifacts import Bundle
-from dogbreed.backbones import Classifier, Cut, HeadSpec, Trainable
+from dogbreed.backbones import Classifier, HeadSpec, Trainable
 from dogbreed.environment import (
     FAILURE_MAX_CHARACTERS,
     TrainingEnvironment,
-    available_cpus,
     read_paths,
     read_training_environment,
     write_failure,
@@ -43,16 +40,11 @@ from dogbreed.insight.tensors import TensorHook
 from dogbreed.insight.verdicts import Verdict
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute, frozen
-from dogbreed.training.augment import make_view, resolve, stored_views
-from dogbreed.training.checkpoint import Checkpoints, identity_of
 from dogbreed.training.console import Console
-from dogbreed.training.data import Sample, Splits, View, choose_workers, find_splits, make_loader
-from dogbreed.training.frozen import FrozenPart
-from dogbreed.training.loop import Batches, CorruptImages, FitResult, Loop, NoKeeper, Phase
-from dogbreed.training.metrics import PassMetrics
-from dogbreed.training.optim import make_optimizer, make_schedule
-from dogbreed.training.selection import Selection
-from dogbreed.training.state import EpochResult, FitState
+from dogbreed.training.data import Splits, find_splits
+from dogbreed.training.lesson import Lesson
+from dogbreed.training.loop import CorruptImages, FitResult, Loop, Phase
+from dogbreed.training.state import EpochResult
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +122,8 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
         corrupt=CorruptImages(splits.images, hyperparameters.max_corrupt_fraction),
         stop_requested=stop_requested,
     )
-    learner = _Learner(loop, spec, hyperparameters)
-    fit = _fit(environment, model, cut, learner, splits)
+    lesson = Lesson(loop, spec, hyperparameters)
+    fit = lesson.teach(model, cut, splits, cache=environment.cache, checkpoints=environment.checkpoints)
     logger.info("training ended by %s after %d epochs; best epoch %d", fit.ended_by, len(fit.history), fit.best_epoch)
 
     bundle = Bundle(
@@ -156,7 +148,7 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
             model=frozen.whole(cut, spec.size_px, arithmetic.device) if cut else model,
             criterion=nn.CrossEntropyLoss(),
         )
-        tested = tester.evaluate(learner.images(splits.test, spec.centre_view), Phase.TEST, epoch=1)
+        tested = tester.evaluate(lesson.images(splits.test, spec.centre_view), Phase.TEST, epoch=1)
         if tested is not None:
             judged, channel = tested, "test"
             scores = {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
@@ -189,103 +181,6 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
         ),
         environment,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Learner:
-    """A loop and what decides how it is fed."""
-
-    loop: Loop
-    spec: PreprocessSpec
-    hyperparameters: Hyperparameters
-
-    def images(self, samples: Sequence[Sample], view: View, *, shuffle: bool = False) -> Batches:
-        """Batches of decoded images."""
-        batch_size, device = self.hyperparameters.batch_size, self.loop.compute.device
-        return make_loader(
-            samples,
-            view,
-            batch_size=batch_size,
-            workers=choose_workers(
-                self.hyperparameters.num_workers,
-                # Where the CPU is also what trains, half of it is left to that.
-                cpus=available_cpus() if device.type == "cuda" else math.ceil(available_cpus() / 2),
-                batches=math.ceil(len(samples) / batch_size),
-                batch_bytes=batch_size * 3 * self.spec.size_px**2,
-            ),
-            seed=self.hyperparameters.seed,
-            shuffle=shuffle,
-            pin=device.type == "cuda",
-        )
-
-    def fit(self, train: Batches, validation: Batches, checkpoints: Checkpoints | None) -> FitResult:
-        """Trains what is trainable in the loop's model, from the newest checkpoint on where there is one."""
-        chosen, compute = self.hyperparameters, self.loop.compute
-        optimizer = make_optimizer(chosen, self.loop.model)
-        state = FitState(
-            model=self.loop.model,
-            optimizer=optimizer,
-            schedule=make_schedule(chosen, optimizer, steps=len(train) * chosen.epochs),
-            scaler=compute.make_scaler(),
-            selection=Selection(
-                maximise=chosen.objective.endswith("accuracy"),
-                patience=chosen.patience,
-                min_delta=chosen.min_delta,
-                min_epochs=chosen.min_epochs,
-            ),
-            learnt=PassMetrics(compute.device),
-        )
-        kept = checkpoints.newest() if checkpoints else None
-        if kept is not None:
-            state.load_state_dict(kept)
-        return self.loop.fit(
-            train,
-            validation,
-            state,
-            epochs=chosen.epochs,
-            objective=chosen.objective,
-            keeper=checkpoints or NoKeeper(),
-        )
-
-
-def _fit(
-    environment: TrainingEnvironment, model: Classifier, cut: Cut | None, learner: _Learner, splits: Splits
-) -> FitResult:
-    """Trains, on stored outputs of the frozen part where there is one, and leaves the best weights in ``model``."""
-    chosen = learner.hyperparameters
-    trainable = cast(Trainable, chosen.trainable)
-    checkpoints = None
-    if environment.checkpoints is not None:
-        identity = identity_of(chosen.as_dict(), splits.labels.folders, splits.fingerprint)
-        checkpoints = Checkpoints(environment.checkpoints, identity, interval_s=chosen.checkpoint_seconds)
-    if cut is None:
-        view = make_view(chosen.augment, learner.spec, trainable)
-        fit = learner.fit(
-            learner.images(splits.train, view, shuffle=True),
-            learner.images(splits.validation, learner.spec.centre_view),
-            checkpoints,
-        )
-        model.load_state_dict(fit.weights)
-        return fit
-    rest = replace(learner, loop=frozen.on_outputs(learner.loop, cut))
-    dtype = compute.frozen_dtype(chosen.precision, learner.loop.compute.device, cut.frozen)
-    part = FrozenPart(cut, chosen.model, learner.spec, dtype, environment.cache)
-    logger.info("the network up to %s is frozen and runs once, in %s", cut.name, str(dtype).removeprefix("torch."))
-    views = stored_views(resolve(chosen.augment, trainable), learner.spec, chosen.cached_views)
-    stores = []
-    for samples, shown in ((splits.train, views), (splits.validation, stored_views("none", learner.spec, 1))):
-        store = frozen.store_outputs(
-            part, learner.loop, samples=samples, views=shown, make_batches=learner.images, seed=chosen.seed
-        )
-        if store is None:
-            return FitResult((), 0, None, artifacts.clone_weights(cut.rest), "stop signal")
-        stores.append(store)
-    feed = partial(
-        frozen.batches_of, batch_size=chosen.batch_size, seed=chosen.seed, device=learner.loop.compute.device
-    )
-    fit = rest.fit(feed(stores[0], shuffle=True), feed(stores[1], shuffle=False), checkpoints)
-    cut.rest.load_state_dict(fit.weights)
-    return fit
 
 
 def _make_model(
