@@ -64,7 +64,7 @@ def test_no_action_is_a_pattern(resources):
         *("s3:GetObject", "s3:PutObject", "s3:ListBucket"),
         *("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage"),
         *("logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"),
-        *NEED_ANY_RESOURCE,
+        *sorted(NEED_ANY_RESOURCE),
     ],
 )
 def test_the_role_may_do_what_sagemaker_lists_for_a_job(resources, action):
