@@ -34,7 +34,7 @@ def enter(gate, log, name, leave):
 def until(condition):
     """Lets other threads run until the condition holds; a thread that never gets there fails the test."""
     pause = threading.Event()
-    for _ in range(2000):
+    for _ in range(20_000):
         if condition():
             return
         pause.wait(0.001)
