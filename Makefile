@@ -85,7 +85,7 @@ serve: $(INSTALLED) ## Serve ML/model on 127.0.0.1:PORT
 predict: ## Send the photo IMAGE to the server on PORT
 	@local_test/predict.sh "$$IMAGE"
 
-test: $(INSTALLED) ## Run the unit and contract tests
+test: $(INSTALLED) ## Run the unit, contract and launcher tests
 	@$(BIN)/pytest -q -n logical tests/unit tests/contract tests/launch
 
 lint: $(INSTALLED) ## Check style, types, architecture, shell scripts and spelling; says nothing when all is well

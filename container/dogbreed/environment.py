@@ -27,9 +27,6 @@ from dogbreed.errors import ConfigurationError
 FAILURE_MAX_CHARACTERS = 1024
 """What of the failure file becomes FailureReason."""
 
-TRAINING_STOP_GRACE_S = 120
-"""Between SIGTERM and SIGKILL for a training job (StoppingCondition)."""
-
 SERVING_STOP_GRACE_S = 30
 """Between SIGTERM and SIGKILL for an endpoint (your-algorithms-inference-code)."""
 

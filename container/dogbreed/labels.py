@@ -39,10 +39,3 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.folders)
-
-    def index_of(self, folder: str) -> int:
-        """The index of a class folder. Raises KeyError for a folder that is not a class of this model."""
-        try:
-            return self.folders.index(folder)
-        except ValueError:
-            raise KeyError(folder) from None

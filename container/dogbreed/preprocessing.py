@@ -119,7 +119,7 @@ def _decode(file: BinaryIO) -> Tensor:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy() if getattr(image, "is_animated", False) else image
+        return image
     if image.mode.startswith("I") or image.mode == "F":
         return _high_depth_to_rgb(image)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:

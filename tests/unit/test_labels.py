@@ -39,23 +39,11 @@ def test_two_that_would_look_alike_keep_their_full_names():
     assert Labels.from_folders(["1.cat", "2.cat", "3.dog"]).names == ("1.cat", "2.cat", "dog")
 
 
-def test_an_index_is_the_position_of_the_folder():
-    labels = Labels.from_folders(["001.A", "002.B"])
-    assert labels.index_of("002.B") == 1
-
-
-@pytest.mark.parametrize("stranger", ["B", "003.C", ""])
-def test_a_folder_that_is_no_class_is_a_key_error_that_names_it(stranger):
-    with pytest.raises(KeyError) as error:
-        Labels.from_folders(["001.A", "002.B"]).index_of(stranger)
-    assert error.value.args == (stranger,)
-
-
 @given(st.sets(st.text(min_size=1, max_size=12), min_size=1, max_size=12))
 def test_any_folders_keep_their_order_and_their_labels_are_not_empty(folders):
     labels = Labels.from_folders(folders)
     assert labels.folders == tuple(sorted(folders))
-    assert [labels.index_of(folder) for folder in labels.folders] == list(range(len(folders)))
+    assert len(labels.names) == len(folders)
     assert all(labels.names)
 
 

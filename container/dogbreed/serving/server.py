@@ -27,7 +27,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from dogbreed import logs
-from dogbreed.environment import Paths, ServingEnvironment, read_serving_environment
+from dogbreed.environment import SERVING_STOP_GRACE_S, Paths, ServingEnvironment, read_serving_environment
 from dogbreed.errors import ConfigurationError
 from dogbreed.serving import payload
 from dogbreed.serving.admission import Gate
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-_STOP_GRACE_S = 25
-"""For the requests in hand after SIGTERM; the rest of the platform's 30 seconds is for leaving."""
+_STOP_GRACE_S = SERVING_STOP_GRACE_S - 5
+"""For the requests in hand after SIGTERM; the rest of the platform's time is for leaving."""
 
 # A client that stops sending in the middle of a request gives its thread back after this.
 _STALLED_CLIENT_S = 20

@@ -123,7 +123,7 @@ def whole(cut: Cut, size_px: int, device: torch.device) -> nn.Module:
 def _accelerated(frozen: nn.Module, dtype: torch.dtype, size_px: int, device: torch.device) -> nn.Module:
     """The same function, faster: BatchNorm folded into convolutions where the network can be traced, channels last.
 
-    Folding and half precision are tried on one input; what does not run, or gives other numbers, is left out.
+    Folding is tried on one input; where it does not run, or gives other numbers, the network stays as it is.
     """
     frozen = copy.deepcopy(frozen).eval()
     image = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0)).to(device)
