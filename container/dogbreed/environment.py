@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,6 +31,9 @@ SERVING_STOP_GRACE_S = 30
 """Between SIGTERM and SIGKILL for an endpoint (your-algorithms-inference-code)."""
 
 DEFAULT_PORT = 8080
+DEFAULT_RENDEZVOUS_PORT = 29500
+"""torchrun's own default; the hosts of a job reach each other on every port."""
+
 DEFAULT_MAX_PAYLOAD_MB = 25
 """Real-time payload limit of the hosting FAQ. The platform may cut lower, 6 MB in the API model."""
 
@@ -105,11 +108,15 @@ class Hosts:
         all: every host's name, sorted; the first one leads.
         network_interface: named by the platform and present on this machine, else None (local mode names one that
             does not exist).
+        instance_type: of this host, such as ml.g5.xlarge; None where the platform does not say.
+        groups: instance group -> its hosts, for jobs of several instance types.
     """
 
     current: str
     all: tuple[str, ...]
     network_interface: str | None
+    instance_type: str | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
@@ -118,10 +125,30 @@ class Hosts:
 
 
 @dataclass(frozen=True, slots=True)
+class Worker:
+    """This process's place among those of a job, as torchrun's launcher tells it.
+
+    Attributes:
+        rank: from 0, over all hosts.
+        size: processes on all hosts.
+        local_rank: from 0, on this host.
+        local_size: processes on this host.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingEnvironment:
     """What the platform tells a training job.
 
     Attributes:
+        worker: set in a process that a launcher started, None in the first one of a job.
+        processes: wanted on this host (DOGBREED_PROCESSES); None is one for each GPU, or one.
+        rendezvous_port: of the first host, where the processes of several hosts meet (MASTER_PORT).
         hyperparameters: raw strings, as found.
         checkpoints: folder that is synced with S3, or None without CheckpointConfig.
         hook_config: smdebug's hook configuration written by the platform, or None.
@@ -140,6 +167,9 @@ class TrainingEnvironment:
     weights: Path
     cache: Path
     log_level: str
+    worker: Worker | None = None
+    processes: int | None = None
+    rendezvous_port: int = DEFAULT_RENDEZVOUS_PORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +230,13 @@ def read_training_environment(
         weights=Path(environ.get("DOGBREED_WEIGHTS_DIR", "/opt/dogbreed/weights")),
         cache=Path(cache) if cache else _SCRATCH / "dogbreed",
         log_level=_log_level(environ),
+        worker=_read_worker(environ),
+        processes=_read_variable(
+            environ, "DOGBREED_PROCESSES", _whole(1, 256), "a whole number of processes, 1 to 256", None
+        ),
+        rendezvous_port=_read_variable(
+            environ, "MASTER_PORT", _whole(1, _MAX_PORT), f"a port from 1 to {_MAX_PORT}", DEFAULT_RENDEZVOUS_PORT
+        ),
     )
 
 
@@ -332,7 +369,40 @@ def _read_hosts(file: Path) -> Hosts:
         raise ConfigurationError(f"{file}: current_host={current!r} is not among hosts={hosts!r}")
     interface = config.get("network_interface_name")
     exists = isinstance(interface, str) and Path("/sys/class/net", interface).exists()
-    return Hosts(current, tuple(sorted(str(host) for host in hosts)), str(interface) if exists else None)
+    instance_type = config.get("current_instance_type")
+    return Hosts(
+        current,
+        tuple(sorted(str(host) for host in hosts)),
+        str(interface) if exists else None,
+        instance_type if isinstance(instance_type, str) else None,
+        _read_groups(config.get("instance_groups")),
+    )
+
+
+def _read_groups(described: object) -> dict[str, tuple[str, ...]]:
+    """Instance group -> hosts; what is not described as the platform does is left out, because nothing hangs on it."""
+    return {
+        str(group["instance_group_name"]): tuple(str(host) for host in group["hosts"])
+        for group in (described if isinstance(described, list) else [])
+        if isinstance(group, dict) and "instance_group_name" in group and isinstance(group.get("hosts"), list)
+    }
+
+
+def _read_worker(environ: Mapping[str, str]) -> Worker | None:
+    """The four variables that torchrun's launcher sets; a partly set environment is that of something else."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" not in environ or not all(environ.get(name, "").isdecimal() for name in names):
+        return None
+    return Worker(*(int(environ[name]) for name in names))
+
+
+def name_network_interface(interface: str, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Tells gloo and NCCL, which read the environment themselves, how the other hosts are reached.
+
+    What the user has set stays.
+    """
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        environ.setdefault(name, interface)
 
 
 def _read_object(file: Path) -> dict[str, object]:

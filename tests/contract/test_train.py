@@ -259,13 +259,6 @@ def test_a_malformed_file_of_the_platform(in_process: OptMl, drawn_data: Path) -
     fails(in_process, "hyperparameters.json is not JSON")
 
 
-def test_several_hosts(in_process: OptMl, drawn_data: Path) -> None:
-    in_process.hyperparameters(QUICK)
-    in_process.channels(train=drawn_data)
-    in_process.hosts("algo-1", "algo-2")
-    fails(in_process, "the job has 2 hosts, but this version trains on one")
-
-
 def test_a_fault_of_ours_names_its_cause_first_and_ends_with_where_it_was(
     in_process: OptMl, drawn_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

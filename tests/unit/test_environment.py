@@ -57,6 +57,37 @@ def test_base_dir_moves_every_path_and_an_explicit_root_wins(tmp_path):
     assert environment.read_paths(environ, root=tmp_path / "other").root == tmp_path / "other"
 
 
+def test_a_process_knows_its_place_from_the_launcher(opt_ml):
+    variables = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    assert read(opt_ml, **variables, TORCHELASTIC_RUN_ID="a").worker == environment.Worker(3, 4, 1, 2)
+    assert read(opt_ml, **variables).worker is None, "a RANK of something else"
+    assert read(opt_ml, TORCHELASTIC_RUN_ID="a", RANK="0").worker is None
+
+
+def test_how_many_processes_and_where_they_meet(opt_ml):
+    found = read(opt_ml)
+    assert (found.processes, found.rendezvous_port) == (None, 29500)
+    found = read(opt_ml, DOGBREED_PROCESSES="4", MASTER_PORT="1234")
+    assert (found.processes, found.rendezvous_port) == (4, 1234)
+    with pytest.raises(ConfigurationError, match="DOGBREED_PROCESSES='none' is not allowed; give a whole number"):
+        read(opt_ml, DOGBREED_PROCESSES="none")
+
+
+def test_instance_type_and_groups_are_read(opt_ml):
+    opt_ml.hosts("algo-1", "algo-2")
+    hosts = read(opt_ml).hosts
+    assert hosts.instance_type == "ml.m5.xlarge"
+    assert hosts.groups == {"homogeneousCluster": ("algo-1", "algo-2")}
+    opt_ml.write("resourceconfig.json", {"current_host": "a", "hosts": ["a"], "instance_groups": [{"hosts": "a"}, 3]})
+    assert read(opt_ml).hosts.groups == {}
+
+
+def test_a_network_interface_that_the_user_named_stays():
+    environ = {"NCCL_SOCKET_IFNAME": "mine"}
+    environment.name_network_interface("eth1", environ)
+    assert environ == {"NCCL_SOCKET_IFNAME": "mine", "GLOO_SOCKET_IFNAME": "eth1"}
+
+
 @pytest.mark.parametrize("name", CONFIG_FILES)
 @pytest.mark.parametrize(
     ("content", "complaint"),

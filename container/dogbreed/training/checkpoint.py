@@ -22,7 +22,7 @@ from dogbreed.training.state import FitState
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _SUFFIX = ".checkpoint.pt"
 # Hyperparameters that change how long a step takes, and nothing that it computes.
 _NO_DIFFERENCE = frozenset({"num-workers", "checkpoint-seconds"})
@@ -55,10 +55,9 @@ class Checkpoints:
         self._clock = clock
         self._kept_at = clock()
 
-    def step(self, state: FitState) -> None:
-        """Keeps the state when the last checkpoint is old enough; called after every step."""
-        if self._clock() - self._kept_at >= self._interval_s:
-            self.keep(state)
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough for another one; asked at every step."""
+        return self._clock() - self._kept_at >= self._interval_s
 
     def keep(self, state: FitState) -> None:
         """Keeps the state now. A disk that is full costs this checkpoint and no other, and never the job."""

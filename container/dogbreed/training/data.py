@@ -10,6 +10,7 @@ Legend: N batch, S side of the network's input in pixels.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 import shutil
@@ -121,7 +122,16 @@ def find_splits(channels: Mapping[str, Path], *, validation_fraction: float, see
 
 
 def make_loader(
-    samples: Sequence[Sample], view: View, *, batch_size: int, workers: int, seed: int, shuffle: bool, pin: bool
+    samples: Sequence[Sample],
+    view: View,
+    *,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    shuffle: bool,
+    pin: bool,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> EpochLoader:
     """Batches of one split; the same seed and epoch give the same batches, whatever the number of workers.
 
@@ -133,43 +143,39 @@ def make_loader(
         seed: of the order and of random views.
         shuffle: a new order each epoch.
         pin: page-locked batches, for copies to a GPU.
+        rank: of this process among those that share every batch.
+        ranks: number of them; a batch of this process holds each of their samples once, and may be empty.
     """
-    sampler = _EpochSampler(len(samples), seed=seed, shuffle=shuffle)
-    # BatchNorm cannot learn from a single sample with 1x1 maps: a last batch of one sits out, another one each epoch.
-    lonely = shuffle and batch_size > 1 and len(samples) > batch_size and len(samples) % batch_size == 1
+    batches = _EpochBatches(len(samples), batch_size, seed=seed, shuffle=shuffle, rank=rank, ranks=ranks)
     loader = DataLoader(
         _Images(samples, view),
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=batches,
         # Unused by us, but without one of its own the loader draws from the generator that dropout uses.
         generator=torch.Generator(),
         num_workers=workers,
         collate_fn=_collate,
-        drop_last=lonely,
         pin_memory=pin,
         persistent_workers=workers > 0,
         prefetch_factor=_PREFETCHED_BATCHES if workers else None,
         worker_init_fn=_start_worker if workers else None,
     )
     # The collate function makes batches of the items, which DataLoader's type does not know.
-    return EpochLoader(cast(Iterable[Batch], loader), len(loader), batch_size, sampler)
+    return EpochLoader(cast(Iterable[Batch], loader), batches)
 
 
 class EpochLoader:
     """Iterates over the batches of one epoch at a time; `len` is the number of batches."""
 
-    def __init__(self, loader: Iterable[Batch], batches: int, batch_size: int, sampler: _EpochSampler) -> None:
+    def __init__(self, loader: Iterable[Batch], batches: _EpochBatches) -> None:
         self._loader = loader
-        self._batch_size = batch_size
         self._batches = batches
-        self._sampler = sampler
 
     def __len__(self) -> int:
-        return self._batches
+        return len(self._batches)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``start`` on; the order depends on the seed and the epoch alone."""
-        self._sampler.epoch, self._sampler.start = number, start * self._batch_size
+        self._batches.epoch, self._batches.start = number, start
         return iter(self._loader)
 
 
@@ -218,26 +224,35 @@ class _Images(Dataset[tuple[Tensor | None, int, str]]):
             return self._view(image), sample.index, ""
 
 
-class _EpochSampler(Sampler[tuple[int, int]]):
-    """Positions with the seed of each one's view: order and views follow from (seed, epoch, position)."""
+class _EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of positions with the seed of each one's view: all follows from (seed, epoch, position)."""
 
-    def __init__(self, samples: int, *, seed: int, shuffle: bool) -> None:
+    def __init__(self, samples: int, batch_size: int, *, seed: int, shuffle: bool, rank: int, ranks: int) -> None:
         self._samples = samples
+        self._batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
+        self._rank = rank
+        self._ranks = ranks
+        # BatchNorm cannot learn from a single sample with 1x1 maps: a last batch of one sits out, another one each
+        # epoch.
+        lonely = shuffle and batch_size > 1 and samples > batch_size and samples % batch_size == 1
+        self._used = samples - 1 if lonely else samples
         self.epoch = 0
         self.start = 0
 
     def __len__(self) -> int:
-        return self._samples
+        return math.ceil(self._used / self._batch_size)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = random.Random(f"{self._seed}/{self.epoch}")
         order = list(range(self._samples))
         if self._shuffle:
             generator.shuffle(order)
         keys = [(position, generator.getrandbits(63)) for position in order]
-        yield from keys[self.start :]
+        for first in range(self.start * self._batch_size, self._used, self._batch_size):
+            batch = keys[first : min(first + self._batch_size, self._used)]
+            yield batch[self._rank :: self._ranks]
 
 
 def _collate(items: Sequence[tuple[Tensor | None, int, str]]) -> Batch:

@@ -13,6 +13,7 @@ Legend: N samples, V views, B batch, D shape of one output (features, or channel
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,9 +22,10 @@ import os
 import random
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dogbreed.training.data import Batch
+from dogbreed.training.distributed import ALONE, Team
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +92,24 @@ class FeatureBatches:
         seed: of the order and the choice of views.
         shuffle: for training; else the order of the samples and the first view.
         device: small stores are held there, so that an epoch copies nothing.
+        team: each process takes its share of every batch.
     """
 
-    def __init__(self, store: FeatureStore, *, batch_size: int, seed: int, shuffle: bool, device: torch.device) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        device: torch.device,
+        team: Team = ALONE,
+    ) -> None:
         self._store = store
         self._batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
+        self._team = team
         count = len(store.indices)
         # As in `data.make_loader`: a training batch of one breaks BatchNorm.
         lonely = shuffle and batch_size > 1 and count > batch_size and count % batch_size == 1
@@ -120,8 +134,9 @@ class FeatureBatches:
             generator.shuffle(order)
             chosen = [generator.randrange(views) for _ in order]
         for first in range(start * self._batch_size, self._used, self._batch_size):
-            rows = order[first : min(first + self._batch_size, self._used)]
-            view = chosen[first : first + len(rows)]
+            end = min(first + self._batch_size, self._used)
+            rows = order[first + self._team.rank : end : self._team.size]
+            view = chosen[first + self._team.rank : end : self._team.size]
             if self._resident is not None:
                 outputs = self._resident[view, rows]
             else:
@@ -138,7 +153,7 @@ def open_store(folder: Path, key: StoreKey) -> FeatureStore | None:
         if file.stat().st_size != 2 * int(np.prod(shape)) or _checksum(file) != description["crc32"]:
             raise ValueError("its size or checksum is not the one on record")
         # Copy on write: torch wants writable arrays, and nothing that is written to one reaches the file.
-        outputs = np.memmap(file, dtype=np.float16, mode="c", shape=shape)
+        outputs = np.memmap(file, dtype=np.float16, mode="c", shape=shape) if np.prod(shape) else np.empty(shape, "f2")
         return FeatureStore(outputs, np.array(description["indices"], dtype=np.int64), tuple(description["corrupt"]))
     except FileNotFoundError:
         return None
@@ -164,39 +179,74 @@ def write_store(
     Raises:
         OSError: the folder cannot be written, or the disk is full; nothing is left behind.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{key.digest}.{uuid.uuid4().hex}.partial"
     indices: list[int] = []
     corrupt: dict[str, None] = {}
     shape: tuple[int, ...] = ()
-    try:
-        with partial.open("wb") as stream:
-            for number, view in enumerate(views):
-                seen = 0
-                for outputs, batch in view():
-                    seen += len(batch.indices) + len(batch.corrupt)
-                    if number == 0:
-                        indices += batch.indices.tolist()
-                    corrupt.update(dict.fromkeys(batch.corrupt))
-                    if len(batch.indices):
-                        shape = tuple(outputs.shape[1:])
-                        stream.write(outputs.to("cpu", torch.float16).contiguous().numpy().tobytes())
-                if seen < count:
-                    return None
-            stream.flush()
-            os.fsync(stream.fileno())
-        file = folder / f"{key.digest}.f16"
-        description = {
-            "shape": [len(views), len(indices), *shape],
-            "crc32": _checksum(partial),
-            "indices": indices,
-            "corrupt": list(corrupt),
-        }
-        partial.replace(file)
-        _write_text(folder / f"{key.digest}.json", json.dumps(description))
-    finally:
-        partial.unlink(missing_ok=True)
+    with _writing(folder, key) as writer:
+        for number, view in enumerate(views):
+            seen = 0
+            for outputs, batch in view():
+                seen += len(batch.indices) + len(batch.corrupt)
+                if number == 0:
+                    indices += batch.indices.tolist()
+                corrupt.update(dict.fromkeys(batch.corrupt))
+                if len(batch.indices):
+                    shape = tuple(outputs.shape[1:])
+                    writer.write(outputs.to("cpu", torch.float16).contiguous().numpy().tobytes())
+            if seen < count:
+                return None
+        writer.finish((len(views), len(indices), *shape), indices, corrupt)
     return open_store(folder, key)
+
+
+def gather_store(folder: Path, key: StoreKey, share: FeatureStore, team: Team) -> FeatureStore:
+    """Puts the shares of all processes together, on every host.
+
+    Args:
+        folder: of this host.
+        key: names the whole store.
+        share: what this process has computed; its samples follow those of the process before.
+        team: the processes.
+
+    Returns:
+        The whole store.
+
+    Raises:
+        OSError: the folder cannot hold it.
+    """
+    corrupt = [problem for problems in team.gather(share.corrupt) for problem in problems]
+    indices = [index for found in team.gather(share.indices.tolist()) for index in found]
+    shapes = team.gather(share.outputs.shape)
+    # A share without one readable image knows no shape of an output.
+    views, inner = next(((shape[0], shape[2:]) for shape in shapes if shape[1]), (shapes[0][0], ()))
+    row_bytes = 2 * math.prod(inner)
+    rows_at_once = max(1, _CHUNK_BYTES // max(1, row_bytes))
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(_writing(folder, key)) if team.local_rank == 0 else None
+        for view in range(views):
+            for source, shape in enumerate(shapes):
+                for first in range(0, shape[1], rows_at_once):
+                    rows = min(rows_at_once, shape[1] - first)
+                    chunk = torch.empty((rows, *inner), dtype=torch.float16)
+                    if source == team.rank:
+                        chunk.copy_(torch.from_numpy(share.outputs[view, first : first + rows]))
+                    # gloo has no float16 on every platform; bytes are bytes.
+                    team.hand_out(chunk.view(torch.uint8), source)
+                    if writer is not None:
+                        writer.write(chunk.numpy().tobytes())
+        if writer is not None:
+            writer.finish((views, len(indices), *inner), indices, corrupt)
+    team.wait()
+    found = open_store(folder, key)
+    if found is None:
+        raise OSError(f"what was just written to {folder} is gone")
+    return found
+
+
+def remove_store(folder: Path, key: StoreKey) -> None:
+    """Deletes a store that is not needed any more, if it is there."""
+    for suffix in (".json", ".f16"):
+        (folder / f"{key.digest}{suffix}").unlink(missing_ok=True)
 
 
 def digest_weights(weights: Mapping[str, Tensor]) -> str:
@@ -207,6 +257,42 @@ def digest_weights(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.numpy().tobytes())  # in C order, whatever the memory format
     return digest.hexdigest()
+
+
+class _Writer:
+    """Writes one store; see `_writing`."""
+
+    def __init__(self, folder: Path, key: StoreKey, partial: Path, stream: BinaryIO) -> None:
+        self._folder = folder
+        self._key = key
+        self._partial = partial
+        self._stream = stream
+        self.write = stream.write
+
+    def finish(self, shape: Sequence[int], indices: Sequence[int], corrupt: Iterable[str]) -> None:
+        """Gives the files their names, the one with the checksum last."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        description = {
+            "shape": list(shape),
+            "crc32": _checksum(self._partial),
+            "indices": list(indices),
+            "corrupt": list(corrupt),
+        }
+        self._partial.replace(self._folder / f"{self._key.digest}.f16")
+        _write_text(self._folder / f"{self._key.digest}.json", json.dumps(description))
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, key: StoreKey) -> Iterator[_Writer]:
+    """A file of this writer's own; unless it is finished, nothing is left of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{key.digest}.{uuid.uuid4().hex}.partial"
+    try:
+        with partial.open("wb") as stream:
+            yield _Writer(folder, key, partial, stream)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _fits(store: FeatureStore, device: torch.device) -> bool:

@@ -25,7 +25,9 @@ from dogbreed.training.features import (
     FeatureStore,
     StoreKey,
     digest_weights,
+    gather_store,
     open_store,
+    remove_store,
     write_store,
 )
 from dogbreed.training.loop import Batches, Loop
@@ -94,20 +96,34 @@ def store_outputs(
         DataError: too many images are corrupt.
         OSError: the folder cannot hold the outputs.
     """
-    key = part.key(samples, [name for name, _ in views], seed)
+    team = loop.team
+    names = [name for name, _ in views]
+    key = part.key(samples, names, seed)
     found = open_store(part.folder, key)
-    if found is not None:
+    if all(team.gather(found is not None)) and found is not None:
         logger.info("found stored outputs of %d images in %s", len(found.indices), part.folder)
         loop.corrupt.add(found.corrupt)
         return found
+    share = team.part_of(samples)
     frozen = _accelerated(part.cut.frozen, part.dtype, part.spec.size_px, loop.compute.device)
     receiving = replace(loop, prepare=lambda images: loop.prepare(images).to(part.dtype))
 
     def run(view: View, number: int) -> Iterator[tuple[Tensor, Batch]]:
-        return receiving.outputs(frozen, make_batches(samples, view), number)
+        return receiving.outputs(frozen, make_batches(share, view), number)
 
     passes = [partial(run, view, number) for number, (_, view) in enumerate(views)]
-    return write_store(part.folder, key, passes, len(samples))
+    if team.alone:
+        return write_store(part.folder, key, passes, len(samples))
+    # Named by its samples like any other store, so that a job that is started again finds the shares it has.
+    share_key = part.key(share, names, seed)
+    computed = open_store(part.folder, share_key) or write_store(part.folder, share_key, passes, len(share))
+    if not all(team.gather(computed is not None)) or computed is None:
+        return None
+    whole_store = gather_store(part.folder, key, computed, team)
+    if share_key != key:
+        remove_store(part.folder, share_key)
+    loop.corrupt.add(whole_store.corrupt)
+    return whole_store
 
 
 def on_outputs(loop: Loop, cut: Cut) -> Loop:

@@ -27,11 +27,12 @@ from dogbreed.backbones import Classifier, HeadSpec, Trainable
 from dogbreed.environment import (
     FAILURE_MAX_CHARACTERS,
     TrainingEnvironment,
+    name_network_interface,
     read_paths,
     read_training_environment,
     write_failure,
 )
-from dogbreed.errors import ConfigurationError, DogbreedError
+from dogbreed.errors import ConfigurationError, DataError, DogbreedError
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.insight import report, tensors
 from dogbreed.insight.report import EpochRecord, JobRecord
@@ -39,9 +40,10 @@ from dogbreed.insight.rules.losses import evaluate_all
 from dogbreed.insight.tensors import TensorHook
 from dogbreed.insight.verdicts import Verdict
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training import compute, frozen
+from dogbreed.training import compute, distributed, frozen, processes
 from dogbreed.training.console import Console
 from dogbreed.training.data import Splits, find_splits
+from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.lesson import Lesson
 from dogbreed.training.loop import CorruptImages, FitResult, Loop, Phase
 from dogbreed.training.state import EpochResult
@@ -53,10 +55,19 @@ def main() -> int:
     """Runs the job that the platform's files describe; returns the exit code, 0 or 1."""
     paths = read_paths()
     logs.configure()
+    team = ALONE
     try:
         environment = read_training_environment()
         logs.configure(environment.log_level)
-        run(environment, _stop_on_signals())
+        here = environment.processes or max(1, torch.cuda.device_count())
+        if environment.worker is None and here * len(environment.hosts.all) > 1:
+            _run_processes(environment, here)
+            return 0
+        stop_requested = _stop_on_signals()
+        team = _join(environment)
+        with team.together():
+            run(environment, team, stop_requested)
+            team.wait()
     except DogbreedError as error:
         reason = str(error)
         logger.error("%s", reason)
@@ -72,16 +83,20 @@ def main() -> int:
         reason = cause + traceback.format_exc()[-(FAILURE_MAX_CHARACTERS - len(cause)) :]
         logger.exception("the job failed")
     else:
+        team.close()
         return 0
+    # In this order: the others may read the words only when this process is gone, and then their own reason comes late.
     write_failure(paths, reason)
+    team.say_last_words(reason)
     return 1
 
 
-def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) -> None:
+def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[], bool]) -> None:
     """Trains one model, leaves its bundle in the model directory and its report beside the output data.
 
     Args:
         environment: what the platform says.
+        team: the processes of the job; the leader alone writes.
         stop_requested: asked before every step; see `loop.Loop`.
 
     Raises:
@@ -90,10 +105,10 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
     started = datetime.now(UTC)
     compute.keep_freed_memory()
     hyperparameters = Hyperparameters.parse(environment.hyperparameters)
-    if len(environment.hosts.all) > 1:
+    if hyperparameters.batch_size < 2 * team.size and not team.alone:
         raise ConfigurationError(
-            f"the job has {len(environment.hosts.all)} hosts, but this version trains on one; set the instance count "
-            f"to 1"
+            f"batch-size={hyperparameters.batch_size} leaves fewer than two samples to each of {team.size} processes; "
+            f"set batch-size to {2 * team.size} or more, or use fewer hosts or GPUs"
         )
     splits = find_splits(
         {name: channel.path for name, channel in environment.channels.items()},
@@ -101,6 +116,7 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
         seed=hyperparameters.seed,
     )
     _log_splits(splits)
+    _check_same_data(team, splits, environment.hosts.current)
     arithmetic = compute.choose(hyperparameters.precision)
     model, source = _make_model(environment, hyperparameters, len(splits.labels))
     model = model.to(arithmetic.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -110,7 +126,9 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
     criterion = nn.CrossEntropyLoss()
     cut = backbones.cut(model, hyperparameters.image_size) if hyperparameters.cache else None
     learning = model if cut is None else cut.rest
-    hook = tensors.attach(learning, criterion, folder=environment.paths.tensors, config=environment.hook_config)
+    hook = None
+    if team.leads:
+        hook = tensors.attach(learning, criterion, folder=environment.paths.tensors, config=environment.hook_config)
     spec = PreprocessSpec.for_size(hyperparameters.image_size)
     loop = Loop(
         model=model,
@@ -118,9 +136,14 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
         classes=len(splits.labels),
         criterion=criterion,
         compute=arithmetic,
-        observers=[Console(hyperparameters.epochs), *([_HookObserver(hook)] if hook else [])],
+        observers=[
+            *([Console(hyperparameters.epochs)] if team.leads else []),
+            *([_HookObserver(hook)] if hook else []),
+        ],
         corrupt=CorruptImages(splits.images, hyperparameters.max_corrupt_fraction),
         stop_requested=stop_requested,
+        seed=hyperparameters.seed,
+        team=team,
     )
     lesson = Lesson(loop, spec, hyperparameters)
     fit = lesson.teach(model, cut, splits, cache=environment.cache, checkpoints=environment.checkpoints)
@@ -139,9 +162,10 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
         versions=artifacts.current_versions(),
     )
     # Saved before the test: a stop or a fault from here on costs a number, not the model.
-    artifacts.save(bundle, environment.paths.model)
+    if team.leads:
+        artifacts.save(bundle, environment.paths.model)
     judged, channel = fit.best_validation, "validation"
-    if splits.test is not None and not stop_requested():
+    if splits.test is not None and not any(team.total(stop_requested())):
         # The debugger hook listens to the criterion of training; a test is none of its epochs.
         tester = replace(
             loop,
@@ -156,7 +180,10 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
             bundle = replace(
                 bundle, metrics={**bundle.metrics, **scores}, facts=_facts(splits, fit, source, loop.corrupt)
             )
-            artifacts.save(bundle, environment.paths.model)
+            if team.leads:
+                artifacts.save(bundle, environment.paths.model)
+    if not team.leads:
+        return
     logger.info("the bundle is in %s", environment.paths.model)
     if hook is not None:
         hook.close()
@@ -181,6 +208,65 @@ def run(environment: TrainingEnvironment, stop_requested: Callable[[], bool]) ->
         ),
         environment,
     )
+
+
+def _join(environment: TrainingEnvironment) -> Team:
+    """This process's place among those of the job."""
+    worker = environment.worker
+    if worker is None or worker.size == 1:
+        return ALONE
+    # What all processes would say alike, the leader says.
+    if worker.rank and environment.log_level == "INFO":
+        logs.configure("WARNING")
+    return distributed.join(
+        rank=worker.rank,
+        size=worker.size,
+        local_rank=worker.local_rank,
+        local_size=worker.local_size,
+        host=environment.hosts.current,
+    )
+
+
+def _run_processes(environment: TrainingEnvironment, here: int) -> None:
+    """Starts the job's processes on this host, each of which comes back to `main`."""
+    hosts = environment.hosts
+    if len(hosts.all) > 1:
+        other = next(host for host in hosts.all if host != hosts.current)
+        interface = hosts.network_interface or processes.interface_towards(other)
+        if interface is not None:
+            name_network_interface(interface)
+        for group, members in hosts.groups.items():
+            logger.info("instance group %s: %s", group, ", ".join(members))
+    processes.run_all(
+        [sys.executable, "-m", "dogbreed", "train"],
+        hosts=hosts.all,
+        rank=hosts.rank,
+        processes=here,
+        port=environment.rendezvous_port,
+    )
+
+
+def _check_same_data(team: Team, splits: Splits, host: str) -> None:
+    """All processes must see the same classes and images, or their batches would not be parts of one.
+
+    Raises:
+        DataError: names a class or a host that differs.
+    """
+    everyone = team.gather((host, splits.labels.folders, splits.fingerprint))
+    first_host, first_folders, first_fingerprint = everyone[0]
+    for other_host, folders, fingerprint in everyone[1:]:
+        differing = sorted(set(folders) ^ set(first_folders))
+        if differing:
+            owner = other_host if differing[0] in folders else first_host
+            raise DataError(
+                f"the class folder {differing[0]} is on host {owner} only; give every host all of the data "
+                f"(S3DistributionType=FullyReplicated)"
+            )
+        if fingerprint != first_fingerprint:
+            raise DataError(
+                f"hosts {first_host} and {other_host} have different training images; give every host all of the data "
+                f"(S3DistributionType=FullyReplicated)"
+            )
 
 
 def _make_model(
@@ -282,6 +368,7 @@ def _stop_on_signals() -> Callable[[], bool]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, request)
+    processes.unblock_stop_signals()
     return requested.is_set
 
 

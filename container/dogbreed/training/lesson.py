@@ -25,6 +25,7 @@ from dogbreed.training import compute, frozen
 from dogbreed.training.augment import make_view, resolve, stored_views
 from dogbreed.training.checkpoint import Checkpoints, identity_of
 from dogbreed.training.data import Sample, Splits, View, choose_workers, make_loader
+from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.features import FeatureBatches, FeatureStore
 from dogbreed.training.frozen import FrozenPart
 from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper
@@ -65,8 +66,9 @@ class Lesson:
         Raises:
             JobError: the images, the checkpoint or a folder cannot be used, or the loss is not finite any more.
         """
+        team = self.loop.team
         keeper = None
-        if checkpoints is not None:
+        if checkpoints is not None and team.leads:
             identity = identity_of(self.hyperparameters.as_dict(), splits.labels.folders, splits.fingerprint)
             keeper = Checkpoints(checkpoints, identity, interval_s=self.hyperparameters.checkpoint_seconds)
         if cut is None:
@@ -81,20 +83,43 @@ class Lesson:
         stores = self._store(cut, splits, cache)
         if stores is None:
             return FitResult((), 0, None, clone_weights(cut.rest), "stop signal")
+        on_outputs = replace(self, loop=frozen.on_outputs(self.loop, cut))
+        fit = (
+            on_outputs._fit_head(stores, keeper)
+            if self._trainable == "head"
+            else on_outputs._fit_stores(stores, keeper)
+        )
+        cut.rest.load_state_dict(fit.weights)
+        return fit
+
+    def _fit_stores(self, stores: tuple[FeatureStore, FeatureStore], keeper: Checkpoints | None) -> FitResult:
+        """Trains the loop's model on stored outputs."""
         feed = partial(
             FeatureBatches,
             batch_size=self.hyperparameters.batch_size,
             seed=self.hyperparameters.seed,
             device=self.loop.compute.device,
+            team=self.loop.team,
         )
-        on_outputs = replace(self, loop=frozen.on_outputs(self.loop, cut))
-        fit = on_outputs._fit(feed(stores[0], shuffle=True), feed(stores[1], shuffle=False), keeper)
-        cut.rest.load_state_dict(fit.weights)
-        return fit
+        return self._fit(feed(stores[0], shuffle=True), feed(stores[1], shuffle=False), keeper)
 
-    def images(self, samples: Sequence[Sample], view: View, *, shuffle: bool = False) -> Batches:
-        """Batches of decoded images."""
+    def _fit_head(self, stores: tuple[FeatureStore, FeatureStore], keeper: Checkpoints | None) -> FitResult:
+        """As `_fit_stores`, by the leader: a step of a head takes less time than telling others of its gradients."""
+        team = self.loop.team
+        if team.leads:
+            fit = replace(self, loop=replace(self.loop, team=ALONE))._fit_stores(stores, keeper)
+            team.share((fit.weights, fit.best_epoch, fit.ended_by))
+            return fit
+        weights, best_epoch, ended_by = team.share((clone_weights(self.loop.model), 0, ""))
+        return FitResult((), best_epoch, None, weights, ended_by)
+
+    def images(
+        self, samples: Sequence[Sample], view: View, *, shuffle: bool = False, team: Team | None = None
+    ) -> Batches:
+        """Batches of decoded images; of each batch the share of this process in ``team``, by default the loop's."""
         batch_size, device = self.hyperparameters.batch_size, self.loop.compute.device
+        team = team or self.loop.team
+        cpus = max(1, available_cpus() // self.loop.team.local_size)
         return make_loader(
             samples,
             view,
@@ -102,13 +127,15 @@ class Lesson:
             workers=choose_workers(
                 self.hyperparameters.num_workers,
                 # Where the CPU is also what trains, half of it is left to that.
-                cpus=available_cpus() if device.type == "cuda" else math.ceil(available_cpus() / 2),
+                cpus=cpus if device.type == "cuda" else math.ceil(cpus / 2),
                 batches=math.ceil(len(samples) / batch_size),
                 batch_bytes=batch_size * 3 * self.spec.size_px**2,
             ),
             seed=self.hyperparameters.seed,
             shuffle=shuffle,
             pin=device.type == "cuda",
+            rank=team.rank,
+            ranks=team.size,
         )
 
     @property
@@ -124,7 +151,8 @@ class Lesson:
             frozen.store_outputs,
             FrozenPart(cut, chosen.model, self.spec, dtype, cache),
             self.loop,
-            make_batches=self.images,
+            # Every process runs the frozen part over samples of its own.
+            make_batches=partial(self.images, team=ALONE),
             seed=chosen.seed,
         )
         views = stored_views(resolve(chosen.augment, self._trainable), self.spec, chosen.cached_views)
@@ -155,9 +183,12 @@ class Lesson:
             ),
             learnt=PassMetrics(self.loop.compute.device),
         )
-        kept = keeper.newest() if keeper else None
+        team = self.loop.team
+        kept = team.share(keeper.newest() if keeper else None)
         if kept is not None:
             state.load_state_dict(kept)
+            if not team.leads:  # the leader goes on with the sums of all
+                state.learnt = PassMetrics(self.loop.compute.device)
         return self.loop.fit(
             train, validation, state, epochs=chosen.epochs, objective=chosen.objective, keeper=keeper or NoKeeper()
         )

@@ -8,22 +8,29 @@ Legend: N batch, K classes, S side of the network's input in pixels.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dogbreed.artifacts import clone_weights
 from dogbreed.errors import DataError, HyperparameterError
 from dogbreed.training.compute import Compute
 from dogbreed.training.data import Batch
+from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.state import EpochResult, FitState
+
+# Reading a loss waits for the device, so it is done now and then, and at the end of each epoch.
+_CHECKED_STEPS = 50
 
 
 class Phase(Enum):
@@ -54,6 +61,13 @@ class FitResult:
     ended_by: str
 
 
+class _Pass(NamedTuple):
+    """What a training pass went through: samples of all processes, and seconds in which this one waited for data."""
+
+    samples: int
+    waited_s: float
+
+
 class Batches(Protocol):
     """Batches of one split, an epoch at a time."""
 
@@ -67,18 +81,19 @@ class Batches(Protocol):
 class Keeper(Protocol):
     """Keeps the state of a fit somewhere safe, see `checkpoint.Checkpoints`."""
 
-    def step(self, state: FitState) -> None:
-        """A step is done: keep the state if it is time."""
+    def due(self) -> bool:
+        """Whether it is time to keep the state, asked at every step."""
 
     def keep(self, state: FitState) -> None:
         """Keep the state now."""
 
 
 class NoKeeper:
-    """For a job without a place for checkpoints."""
+    """For a job without a place for checkpoints, and for processes that do not lead."""
 
-    def step(self, state: FitState) -> None:
-        """Does nothing."""
+    def due(self) -> bool:
+        """Never."""
+        return False
 
     def keep(self, state: FitState) -> None:
         """Does nothing."""
@@ -144,6 +159,10 @@ class Loop:
         classes: K.
         criterion: logits [N, K], indices [N] -> mean loss.
         compute: device and arithmetic.
+        seed: of what is drawn during a step (dropout); each step of each process has a seed of its own.
+        team: the processes that train together, each on its share of every batch.
+        accumulate: forward passes into which a batch is split; more need less memory and learn the same.
+        clip_norm: the gradient's largest norm; 0 is any.
         observers: told in this order.
         corrupt: collects undecodable images.
         stop_requested: asked before every step; True ends the job as soon as the step in hand is done.
@@ -157,6 +176,10 @@ class Loop:
     observers: Sequence[Observer]
     corrupt: CorruptImages
     stop_requested: Callable[[], bool]
+    seed: int = 0
+    team: Team = ALONE
+    accumulate: int = 1
+    clip_norm: float = 0.0
 
     def fit(
         self, train: Batches, validation: Batches, state: FitState, *, epochs: int, objective: str, keeper: Keeper
@@ -176,21 +199,25 @@ class Loop:
             HyperparameterError: the loss is not finite any more.
         """
         ended_by = ""
+        learner = self.team.averaging(self.model)
         while state.epoch <= epochs and not state.selection.exhausted:
-            started, seen = time.perf_counter(), state.learnt.samples
-            finished = self._train_pass(train, state, keeper)
+            started = time.perf_counter()
+            trained = self._train_pass(learner, train, state, keeper)
             train_seconds = time.perf_counter() - started
+            learning_rate = float(state.schedule.get_last_lr()[0])
+            learnt = state.learnt.summed(self.team)
             judged = None
-            if finished:
-                learning_rate = float(state.schedule.get_last_lr()[0])
-                _check_loss(state.learnt, state.epoch, learning_rate)
+            if trained is not None:
+                _check_loss(learnt, state.epoch, learning_rate)
+                _require_samples(learnt, Phase.TRAIN)
+                self.team.average_buffers(self.model)
                 judged = self.evaluate(validation, Phase.VALIDATION, state.epoch)
-            if judged is None:
+            if judged is None or trained is None:
                 ended_by = "stop signal"
                 break
             metrics = {
-                "train_loss": state.learnt.loss,
-                "train_accuracy": state.learnt.accuracy,
+                "train_loss": learnt.loss,
+                "train_accuracy": learnt.accuracy,
                 "validation_loss": judged.loss,
                 "validation_accuracy": judged.accuracy,
             }
@@ -202,14 +229,17 @@ class Loop:
                 metrics=metrics,
                 learning_rate=learning_rate,
                 seconds=time.perf_counter() - started,
-                images_per_s=(state.learnt.samples - seen) / train_seconds,
+                images_per_s=trained.samples / train_seconds,
+                waiting_share=trained.waited_s / train_seconds,
                 is_best=is_best,
             )
             state.history.append(result)
             state.epoch, state.batch, state.learnt = state.epoch + 1, 0, PassMetrics(self.compute.device)
             for observer in self.observers:
                 observer.on_epoch_end(result)
-            keeper.step(state)
+            if any(self.team.total(keeper.due())):
+                keeper.keep(state)
+        state.learnt.collect(self.team)
         keeper.keep(state)
         return FitResult(
             history=tuple(state.history),
@@ -223,11 +253,13 @@ class Loop:
         """One pass without learning, with a confusion matrix; None when it was cut short by a stop signal."""
         self.model.eval()
         metrics = PassMetrics(self.compute.device, self.classes)
+        stopped = False
         self._tell_start(phase, epoch, len(batches))
         try:
             for batch in batches.epoch(epoch):
-                if self.stop_requested():
-                    return None
+                stopped = self.stop_requested()
+                if stopped:
+                    break
                 moved = self._receive(batch)
                 if moved is not None:
                     inputs, indices = moved
@@ -238,7 +270,9 @@ class Loop:
                 self._tell_batch(phase)
         finally:
             self._tell_end(phase)
-        return _require_samples(metrics, phase)
+        if any(self.team.total(stopped)):
+            return None
+        return _require_samples(metrics.summed(self.team), phase)
 
     def outputs(self, frozen: nn.Module, batches: Batches, view: int) -> Iterator[tuple[Tensor, Batch]]:
         """Runs the frozen part of a network over one view of a split.
@@ -263,39 +297,76 @@ class Loop:
         finally:
             self._tell_end(Phase.FEATURES)
 
-    def _train_pass(self, batches: Batches, state: FitState, keeper: Keeper) -> bool:
-        """The rest of the training pass in hand; False when it was cut short by a stop signal."""
-        self.model.train()
+    def _train_pass(self, learner: nn.Module, batches: Batches, state: FitState, keeper: Keeper) -> _Pass | None:
+        """The rest of the training pass in hand; None when a stop signal cut it short."""
+        learner.train()
+        samples, waited_s = 0, 0.0
+        # BatchNorm cannot learn from one sample with 1x1 maps; where a batch leaves a process fewer, no process steps.
+        normalises = any(isinstance(module, _BatchNorm) and module.training for module in learner.modules())
+        enough = 0 if self.team.alone else 2 if normalises else 1
         self._tell_start(Phase.TRAIN, state.epoch, len(batches) - state.batch)
         try:
-            for batch in batches.epoch(state.epoch, state.batch):
-                if self.stop_requested():
-                    return False
-                moved = self._receive(batch)
-                if moved is not None:
-                    inputs, indices = moved
-                    state.optimizer.zero_grad(set_to_none=True)
-                    with self.compute.autocast():
-                        logits = self.model(inputs)
-                        loss = self.criterion(logits, indices)
-                    state.scaler.scale(loss).backward()
-                    state.scaler.step(state.optimizer)
-                    state.scaler.update()
-                    state.schedule.step()
-                    state.learnt.add(loss, logits, indices)
+            stream = batches.epoch(state.epoch, state.batch)
+            while True:
+                asked = time.perf_counter()
+                batch = next(stream, None)
+                waited_s += time.perf_counter() - asked
+                if batch is None:
+                    return _Pass(samples, waited_s)
+                # One small sum for all that the processes must do alike: a step that one of them left out would make
+                # the others wait in it for ever.
+                count = len(batch.indices)
+                stop, thin, due, shared = self.team.total(self.stop_requested(), count < enough, keeper.due(), count)
+                if stop:
+                    return None
+                self.corrupt.add(batch.corrupt)
+                if shared and not thin:
+                    torch.manual_seed(self._step_seed(state))
+                    self._step(learner, batch, state, shared)
                 state.batch += 1
-                keeper.step(state)
+                samples += shared
+                if due:
+                    state.learnt.collect(self.team)
+                    keeper.keep(state)
                 self._tell_batch(Phase.TRAIN)
         finally:
             self._tell_end(Phase.TRAIN)
-        _require_samples(state.learnt, Phase.TRAIN)
-        return True
+
+    def _step(self, learner: nn.Module, batch: Batch, state: FitState, samples: int) -> None:
+        """One optimizer step on this process's share of a batch of ``samples``."""
+        state.optimizer.zero_grad(set_to_none=True)
+        parts = _split(batch, self.accumulate)
+        for number, part in enumerate(parts, 1):
+            inputs, indices = self._move(part)
+            # Gradients travel between processes once per step, with its last part.
+            with contextlib.nullcontext() if number == len(parts) else self.team.unsynchronised(learner):
+                with self.compute.autocast():
+                    logits = learner(inputs)
+                    loss = self.criterion(logits, indices)
+                # Gradients are averaged over processes, which may have unequal shares: the weights make the average
+                # that of all samples.
+                weight = len(indices) * self.team.size / samples
+                state.scaler.scale(loss if weight == 1 else loss * weight).backward()
+            state.learnt.add(loss, logits, indices)
+        if self.clip_norm:
+            state.scaler.unscale_(state.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.schedule.step()
+        if state.batch % _CHECKED_STEPS == 0:
+            _check_loss(state.learnt, state.epoch, float(state.schedule.get_last_lr()[0]))
+
+    def _step_seed(self, state: FitState) -> int:
+        """Follows from where the fit stands, so that a fit that goes on draws what it would have drawn."""
+        return zlib.crc32(f"{self.seed}/{state.epoch}/{state.batch}/{self.team.rank}".encode())
 
     def _receive(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Inputs and indices on the device; None when the whole batch was corrupt."""
         self.corrupt.add(batch.corrupt)
-        if not len(batch.indices):
-            return None
+        return self._move(batch) if len(batch.indices) else None
+
+    def _move(self, batch: Batch) -> tuple[Tensor, Tensor]:
         device = self.compute.device
         inputs = self.prepare(batch.images.to(device, non_blocking=True))
         return inputs, batch.indices.to(device, non_blocking=True)
@@ -319,9 +390,18 @@ def _require_samples(metrics: PassMetrics, phase: Phase) -> PassMetrics:
     return metrics
 
 
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    """A batch in up to so many parts of nearly equal size."""
+    if parts == 1:
+        return [batch]
+    pairs = zip(batch.images.chunk(parts), batch.indices.chunk(parts), strict=True)
+    return [Batch(images, indices, ()) for images, indices in pairs]
+
+
 def _check_loss(metrics: PassMetrics, epoch: int, learning_rate: float) -> None:
     if not math.isfinite(metrics.loss):
+        step = metrics.first_not_finite
         raise HyperparameterError(
-            f"the training loss became {metrics.loss} in epoch {epoch} at learning rate {learning_rate:.3g}; "
-            f"lower lr, or use precision=fp32"
+            f"the training loss became {metrics.loss} in epoch {epoch}{f', step {step}' if step else ''}, at learning "
+            f"rate {learning_rate:.3g}; lower lr, set clip-norm=1, or use precision=fp32"
         )

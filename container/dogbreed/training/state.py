@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
@@ -25,7 +24,8 @@ class EpochResult:
         metrics: train_loss, train_accuracy, validation_loss, validation_accuracy.
         learning_rate: of the last step.
         seconds: wall time of training and validation.
-        images_per_s: training images per second of the training pass.
+        images_per_s: training images per second of the training pass, over all processes.
+        waiting_share: part of the training pass, in [0, 1], in which this process waited for data.
         is_best: the objective was never better.
     """
 
@@ -34,6 +34,7 @@ class EpochResult:
     learning_rate: float
     seconds: float
     images_per_s: float
+    waiting_share: float
     is_best: bool
 
 
@@ -68,7 +69,10 @@ class FitState:
     best_validation: PassMetrics | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The state, and the random generators', as tensors, numbers and texts only: it loads with `weights_only`."""
+        """The state as tensors, numbers and texts only: it loads with `weights_only`.
+
+        Random generators have no state to keep: what a step draws follows from its number.
+        """
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -81,12 +85,10 @@ class FitState:
             "history": [asdict(result) for result in self.history],
             "best_weights": self.best_weights,
             "best_validation": self.best_validation.state_dict() if self.best_validation else None,
-            "generator": torch.get_rng_state(),
-            "device_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to where `state_dict` was taken, random generators included."""
+        """Goes back to where `state_dict` was taken."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
@@ -98,6 +100,3 @@ class FitState:
         self.best_weights = state["best_weights"]
         if state["best_validation"] is not None:
             self.best_validation = PassMetrics.from_state(state["best_validation"], self.learnt.device)
-        torch.set_rng_state(state["generator"])
-        if torch.cuda.is_available() and len(state["device_generators"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["device_generators"])

@@ -100,11 +100,12 @@ def test_a_full_disk_costs_one_checkpoint_and_keeps_the_old_one(
     assert [file.name for file in tmp_path.iterdir()] == ["00001-0000000.checkpoint.pt"]
 
 
-def test_a_step_keeps_the_state_when_the_last_checkpoint_is_old_enough(tmp_path: Path) -> None:
+def test_a_checkpoint_is_due_when_the_last_one_is_old_enough(tmp_path: Path) -> None:
     now = 0.0
     checkpoints = Checkpoints(tmp_path, IDENTITY, interval_s=60, keep=9, clock=lambda: now)
     for batch, now in enumerate([10.0, 59.0, 61.0, 100.0, 122.0]):  # noqa: B007  read by the clock
-        checkpoints.step(State(1, batch))  # type: ignore[arg-type]
+        if checkpoints.due():
+            checkpoints.keep(State(1, batch))  # type: ignore[arg-type]
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "00001-0000002.checkpoint.pt",
         "00001-0000004.checkpoint.pt",

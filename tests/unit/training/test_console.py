@@ -18,7 +18,9 @@ def info(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_an_epoch_is_one_line_that_the_regexes_read(caplog: pytest.LogCaptureFixture) -> None:
-    result = EpochResult(2, METRICS, learning_rate=0.001, seconds=1.5, images_per_s=100.0, is_best=True)
+    result = EpochResult(
+        2, METRICS, learning_rate=0.001, seconds=1.5, images_per_s=100.0, waiting_share=0.25, is_best=True
+    )
     Console(5, terminal=False).on_epoch_end(result)
     (line,) = caplog.messages
     assert logs.read_metrics(line) == METRICS

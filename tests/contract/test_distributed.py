@@ -1,0 +1,242 @@
+"""Several processes and hosts as one job: the same model, one bundle, and a reason when one of them is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+from tests.conftest import OptMl
+
+TRAIN = Path(__file__).resolve().parents[2] / "container" / "train"
+
+# Nothing random after the loader and no statistics of a batch: what one, two and four processes learn must agree.
+EXACT = {
+    "model": "tiny",
+    "pretrained": "false",
+    "trainable": "head",
+    "cache": "false",
+    "dropout": "0",
+    "image-size": "32",
+    "batch-size": "9",
+    "epochs": "3",
+    "lr": "0.01",
+    "num-workers": "0",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Job:
+    """One job on hosts that are processes of this machine; 127.0.0.1 leads, localhost follows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.running: list[subprocess.Popen[str]] = []
+
+    def host(self, name: str, data: Path, hyperparameters: dict[str, str], *hosts: str) -> OptMl:
+        built = OptMl(self.folder / name)
+        for folder in (built.config, built.data, built.model, built.failure.parent):
+            folder.mkdir(parents=True)
+        built.hyperparameters(hyperparameters)
+        built.channels(train=data)
+        if hosts:
+            built.hosts(*hosts, current=name)
+        return built
+
+    def start(self, opt_ml: OptMl, **environ: str) -> subprocess.Popen[str]:
+        variables = {
+            **os.environ,
+            "SAGEMAKER_BASE_DIR": str(opt_ml.root),
+            "DOGBREED_CACHE_DIR": str(opt_ml.root / "cache"),
+            "MASTER_PORT": str(self.port),
+            **environ,
+        }
+        process = subprocess.Popen(
+            [sys.executable, str(TRAIN)], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.running.append(process)
+        return process
+
+    def run(self, data: Path, processes: int, **hyperparameters: str) -> tuple[OptMl, str]:
+        """A job on one host that must succeed; returns its folder and its log."""
+        opt_ml = self.host(f"host-{processes}", data, {**EXACT, **hyperparameters})
+        process = self.start(opt_ml, DOGBREED_PROCESSES=str(processes))
+        log, _ = process.communicate(timeout=250)
+        assert process.returncode == 0, log
+        assert not opt_ml.failure.exists()
+        return opt_ml, log
+
+    def two_hosts(
+        self, data: Path, other_data: Path | None = None, **hyperparameters: str
+    ) -> tuple[list[OptMl], list[subprocess.Popen[str]]]:
+        hosts = ("127.0.0.1", "localhost")
+        values = {**EXACT, **hyperparameters}
+        folders = [self.host(hosts[0], data, values, *hosts), self.host(hosts[1], other_data or data, values, *hosts)]
+        return folders, [self.start(folder) for folder in folders]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    made = Job(tmp_path)
+    yield made
+    for process in made.running:
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
+        process.wait()
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == others.keys()
+    return max(float((weights[name].float() - others[name].float()).abs().max()) for name in weights)
+
+
+def history(log: str) -> list[str]:
+    return [line.split("lr=")[0].split("console: ")[1] for line in log.splitlines() if "epoch=" in line]
+
+
+def wait_for(process: subprocess.Popen[str], sign: Callable[[str], bool]) -> str:
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if sign(line):
+            return seen
+    raise AssertionError(f"the process ended first: {seen}")
+
+
+@pytest.mark.timeout(600)
+def test_one_two_and_four_processes_learn_the_same(job: Job, drawn_data: Path) -> None:
+    one, log_of_one = job.run(drawn_data, 1)
+    for processes in (2, 4):
+        many, log = job.run(drawn_data, processes)
+        assert largest_difference(one.model, many.model) < 1e-4
+        assert len(history(log)) == 3, "the leader alone prints metrics"
+        for line, other in zip(history(log_of_one), history(log), strict=True):
+            numbers = [float(part.split("=")[1]) for part in line.split("; ") if "=" in part]
+            others = [float(part.split("=")[1]) for part in other.split("; ") if "=" in part]
+            assert numbers == pytest.approx(others, abs=1e-3)
+
+
+@pytest.mark.timeout(600)
+def test_stored_outputs_are_computed_in_shares_and_put_together(job: Job, drawn_data: Path) -> None:
+    options = {"cache": "true", "trainable": "last_stage", "augment": "none"}
+    one, _ = job.run(drawn_data, 1, **options)
+    two, log = job.run(drawn_data, 2, **options)
+    stores = [sorted((opt_ml.root / "cache").glob("*.f16")) for opt_ml in (one, two)]
+    assert [file.name for file in stores[0]] == [file.name for file in stores[1]], "and no share is left"
+    assert len(stores[0]) == 2
+    for file, other in zip(*stores, strict=True):
+        assert file.stat().st_size == other.stat().st_size
+        indices = [json.loads(store.with_suffix(".json").read_text())["indices"] for store in (file, other)]
+        assert indices[0] == indices[1]
+    assert len(history(log)) == 3
+    assert not list((two.root / "cache").glob(".*")), "nor half a file"
+
+
+@pytest.mark.timeout(600)
+def test_two_hosts_leave_one_bundle_and_stop_together(job: Job, drawn_data: Path) -> None:
+    folders, (leader, follower) = job.two_hosts(drawn_data, epochs="1000", patience="0")
+    seen = wait_for(leader, lambda line: "epoch=2;" in line)
+    follower.send_signal(signal.SIGTERM)
+    rest, _ = leader.communicate(timeout=120)
+    log, _ = follower.communicate(timeout=120)
+    assert (leader.returncode, follower.returncode) == (0, 0), seen + rest + log
+    assert "ended by stop signal" in rest
+    assert sorted(file.name for file in folders[0].model.iterdir()) == [
+        "MODEL_CARD.md",
+        "bundle.json",
+        "model.safetensors",
+    ]
+    assert not list(folders[1].model.iterdir()), "the folders of all hosts become one archive"
+    assert not (folders[1].root / "output" / "data").exists()
+    assert "epoch=" not in log
+
+
+@pytest.mark.timeout(600)
+def test_a_process_that_is_killed_ends_the_job_with_a_reason_on_every_host(job: Job, drawn_data: Path) -> None:
+    folders, (leader, follower) = job.two_hosts(drawn_data, epochs="1000", patience="0")
+    wait_for(leader, lambda line: "epoch=1;" in line)
+    (child,) = psutil.Process(follower.pid).children()
+    child.kill()
+    for process in (leader, follower):
+        process.communicate(timeout=120)
+    assert (leader.returncode, follower.returncode) == (1, 1)
+    assert "another process of this job is gone without a word" in folders[0].failure.read_text()
+    assert folders[1].failure.read_text() == (
+        "process 1 on localhost was killed by SIGKILL; when memory ran out, lower batch-size or num-workers"
+    )
+
+
+@pytest.mark.timeout(600)
+def test_a_class_that_only_one_host_has(job: Job, drawn_data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(drawn_data, other)
+    new = next((other / "train").iterdir()).with_name("004.Zebra")
+    shutil.copytree(next((other / "train").iterdir()), new)
+    folders, processes = job.two_hosts(drawn_data, other)
+    for process in processes:
+        process.communicate(timeout=120)
+        assert process.returncode == 1
+    for folder in folders:
+        assert "the class folder 004.Zebra is on host localhost only" in folder.failure.read_text()
+
+
+@pytest.mark.timeout(600)
+def test_a_job_of_two_processes_goes_on_from_its_checkpoint(job: Job, drawn_data: Path) -> None:
+    options = {"epochs": "12", "patience": "0", "dropout": "0.5", "checkpoint-seconds": "0"}
+    whole, _ = job.run(drawn_data, 2, **options)
+    interrupted = job.host("interrupted", drawn_data, {**EXACT, **options})
+    interrupted.write("checkpointconfig.json", {"LocalPath": str(job.folder / "checkpoints")})
+    process = job.start(interrupted, DOGBREED_PROCESSES="2")
+    wait_for(process, lambda line: "epoch=3;" in line)
+    for child in psutil.Process(process.pid).children():
+        child.kill()
+    process.communicate(timeout=120)
+    assert process.returncode == 1
+    shutil.rmtree(interrupted.failure.parent)
+    again = job.start(interrupted, DOGBREED_PROCESSES="2")
+    log, _ = again.communicate(timeout=250)
+    assert again.returncode == 0, log
+    assert "going on from" in log
+    assert largest_difference(whole.model, interrupted.model) == 0
+
+
+def test_the_hosts_wait_for_each_others_names() -> None:
+    from dogbreed.errors import ConfigurationError
+    from dogbreed.training import processes
+
+    now, attempts = 0.0, 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def resolve(host: str, port: None) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 4:
+            raise OSError("Name or service not known")
+
+    processes.wait_for_name("algo-1", resolve=resolve, sleep=sleep, clock=lambda: now)
+    assert attempts == 4
+    attempts = -1000
+    with pytest.raises(ConfigurationError, match=r"the name of host algo-1 .* after 60 s .*Name or service not known"):
+        processes.wait_for_name("algo-1", timeout_s=60, resolve=resolve, sleep=sleep, clock=lambda: now)
