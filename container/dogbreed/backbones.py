@@ -9,12 +9,14 @@ Legend: N batch, S image side, F features, K classes.
 from __future__ import annotations
 
 import copy
+import math
 import re
 import socket
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Literal, cast
 from urllib.error import URLError
@@ -34,11 +36,18 @@ Trainable = Literal["head", "last_stage", "all"]
 
 WEIGHT_SUFFIXES = frozenset({".pt", ".pth", ".safetensors"})
 
+NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+"""Layers that normalise and scale; those of torchvision's own that learn derive from them."""
+
 # Where torchvision's architectures keep their classifier.
 _CLASSIFIER_NAMES = ("fc", "classifier", "heads", "head")
 # DenseNet files of before 2018 name sub-layers `norm.1`; a dot is not allowed in a module name any more.
 _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
 _HUB_TIMEOUT_S = 20.0
+# Groups of layers with a learning rate of their own, beside the head: as many as ViT-B's blocks and its embedding.
+# ConvNeXt's authors put their deeper networks into twelve too (Liu et al. 2022, A ConvNet for the 2020s, appendix A.2),
+# so that one decay per group means much the same for all networks.
+_MOST_STAGES = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,31 +94,50 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = _make_head(features, head)
         self._frozen: list[nn.Module] = []
+        self._keeps_statistics = False
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits [N, K] of normalised images [N, 3, S, S]."""
         return cast(Tensor, self.head(self.backbone(images_NCHW)))
 
     def train(self, mode: bool = True) -> Classifier:
-        """Train or eval mode for what learns; what is frozen stays in eval mode."""
+        """Train or eval mode for what learns; what is frozen stays in eval mode, and so may BatchNorm."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
+        if self._keeps_statistics:
+            keep_statistics(self.backbone)
         return self
+
+    @property
+    def learning_blocks(self) -> list[nn.Module]:
+        """The backbone's blocks that learn, in the order of computation."""
+        if self._frozen == [self.backbone]:
+            return []
+        return _blocks(self.backbone)[len(self._frozen) :]
 
     @property
     def frozen_blocks(self) -> list[nn.Module]:
         """What does not learn, in the order of computation: the backbone, its first blocks, or nothing."""
         return list(self._frozen)
 
-    def freeze(self, trainable: Trainable, image_size_px: int) -> None:
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether the backbone's BatchNorm keeps its running statistics while its scales learn."""
+        return self._keeps_statistics
+
+    def freeze(self, trainable: Trainable, image_size_px: int, *, keep_statistics: bool = False) -> None:
         """Chooses what learns.
 
         Args:
             trainable: ``head``; ``last_stage``, the head and all blocks that work at the backbone's final resolution;
                 or ``all``.
             image_size_px: side S, needed to find where the resolution changes last.
+            keep_statistics: BatchNorm normalises by the statistics that the weights came with, in training as in
+                evaluation, instead of a batch's own. A batch of a few photos estimates them badly, and each process
+                of several, or each part of a batch, otherwise.
         """
+        self._keeps_statistics = keep_statistics
         self.requires_grad_(True)
         self._frozen = []
         if trainable == "head":
@@ -126,6 +154,45 @@ class Classifier(nn.Module):
         self.train(self.training)
 
 
+class Rest(nn.Module):
+    """What of a classifier is behind a cut: feature maps [N, ...] -> logits [N, K].
+
+    Args:
+        backbone: with identities in the place of what is before the cut.
+        head: of the classifier.
+        learning_blocks: the backbone's blocks that learn, in the order of computation.
+        keeps_statistics: as the classifier does.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, learning_blocks: Sequence[nn.Module], *, keeps_statistics: bool
+    ) -> None:
+        super().__init__()
+        self._keeps_statistics = keeps_statistics
+        self.backbone = backbone
+        self.head = head
+        # In a tuple, which Module does not look into: they are registered once, as parts of the backbone.
+        self.learning_blocks = tuple(learning_blocks)
+
+    def train(self, mode: bool = True) -> Rest:
+        """Train or eval mode for all but what the classifier keeps in eval mode."""
+        super().train(mode)
+        if self._keeps_statistics:
+            keep_statistics(self.backbone)
+        return self
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Logits [N, K] of feature maps [N, ...]."""
+        return cast(Tensor, self.head(self.backbone(maps)))
+
+
+def keep_statistics(network: nn.Module) -> None:
+    """Puts the layers with running statistics into eval mode; their scales and shifts learn as before."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 def cut(model: Classifier, image_size_px: int) -> Cut | None:
     """Cuts a classifier behind its frozen part, so that this part can be run once and its outputs kept.
 
@@ -137,7 +204,7 @@ def cut(model: Classifier, image_size_px: int) -> Cut | None:
     if not frozen:
         return None
     if frozen == [model.backbone]:
-        return Cut("head", copy.deepcopy(model.backbone).eval(), model.head)
+        return cut_at_head(model)
     blocks = _blocks(model.backbone)
     # Blocks before the cut become identities, those behind it stay the very same objects.
     memo: dict[int, object] = {id(block): nn.Identity() for block in frozen}
@@ -148,9 +215,47 @@ def cut(model: Classifier, image_size_px: int) -> Cut | None:
     found = Cut(
         f"block {len(frozen)} of {len(blocks)}",
         _UntilBlock(copy.deepcopy(model.backbone).eval(), len(frozen)),
-        nn.Sequential(OrderedDict(backbone=rest, head=model.head)),
+        Rest(rest, model.head, model.learning_blocks, keeps_statistics=model.keeps_statistics),
     )
     return found if _computes_the_same(found, model, image_size_px) else None
+
+
+def cut_at_head(model: Classifier) -> Cut:
+    """Cuts a classifier in front of its head, whatever of it learns: what is frozen is the backbone as it is now."""
+    return Cut("head", copy.deepcopy(model.backbone).eval().requires_grad_(False), model.head)
+
+
+def stages(model: nn.Module) -> list[list[nn.Parameter]]:
+    """What learns in a network, in groups by their distance from the loss: input first, the head last.
+
+    Adjacent blocks of the backbone share a group where there are more than thirteen. Norm layers between blocks belong
+    to the block before them, parameters outside of all blocks (class token, position embeddings) to the first group.
+
+    Args:
+        model: a `Classifier`, or what is behind its cut, which gives the same groups; of anything else all is head.
+    """
+    if not isinstance(model, Classifier | Rest):
+        return [_learning(model.parameters())]
+    head = _learning(model.head.parameters())
+    blocks: list[list[nn.Parameter]] = []
+    for block in model.learning_blocks:
+        parameters = _learning(block.parameters())
+        if blocks and isinstance(block, NORM_LAYERS):
+            blocks[-1] += parameters
+        elif parameters:
+            blocks.append(parameters)
+    known = {id(parameter) for parameter in (*head, *(one for block in blocks for one in block))}
+    outside = [parameter for parameter in _learning(model.parameters()) if id(parameter) not in known]
+    # Counted from the head, so that an incomplete group is the one at the input.
+    size = max(1, math.ceil(len(blocks) / _MOST_STAGES))
+    ends = range(len(blocks), 0, -size)
+    grouped = [list(chain.from_iterable(blocks[max(0, end - size) : end])) for end in reversed(ends)] or [[]]
+    grouped[0] = outside + grouped[0]
+    return [group for group in (*grouped, head) if group]
+
+
+def _learning(parameters: Iterator[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 class _UntilBlock(nn.Module):

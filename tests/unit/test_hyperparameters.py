@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dogbreed import hyperparameters
+from dogbreed import hyperparameters, presets
 from dogbreed.errors import HyperparameterError
 from dogbreed.hyperparameters import Hyperparameters, declarations
 
@@ -187,7 +187,9 @@ def test_any_text_is_parsed_or_refused_by_name(name, text):
         assert type(value) is declaration.type
         assert declaration.check(value) == value
         return
-    assert refused == f"hyperparameters: {name}={text!r} is not allowed; give {declaration.allowed}"
+    if refused != f"hyperparameters: {name}={text!r} is not allowed; give {declaration.allowed}":
+        assert refused.startswith(f"hyperparameters: {name}="), "it conflicts with a default"
+        assert "; give " in refused
 
 
 def is_unknown(name):
@@ -206,6 +208,121 @@ def test_a_number_of_many_digits_is_refused(digits):
         assert "is not allowed" in fails(**{name: "9" * digits})
 
 
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (
+            {"warmup-epochs": "5", "epochs": "5"},
+            "warmup-epochs=5 leaves nothing of epochs=5; give fewer, or more epochs",
+        ),
+        (
+            {"accumulate": "33"},
+            "accumulate=33 cannot split batch-size=32, which counts the samples of a whole optimizer step; give at "
+            "most 32",
+        ),
+        (
+            {"nesterov": "true", "momentum": "0", "optimizer": "sgd"},
+            "nesterov=true needs momentum above 0; give momentum=0.9 or nesterov=false",
+        ),
+        (
+            {"schedule": "plateau", "plateau-patience": "5"},
+            "plateau-patience=5 never comes to act before patience=5 ends the job; give fewer, or more patience",
+        ),
+        (
+            {"cutmix": "1"},
+            "cutmix=1 needs images or feature maps, and trainable=head learns from stored vectors; give mixup "
+            "instead, trainable=last_stage, or cache=false",
+        ),
+        (
+            {"augment": "randaugment+crop+trivialaugment"},
+            "augment=randaugment+crop+trivialaugment names two policies; give trivialaugment or randaugment",
+        ),
+        (
+            {"warmup-epochs": "2", "epochs": "1", "accumulate": "9", "batch-size": "8"},
+            "warmup-epochs=2 leaves nothing of epochs=1; give fewer, or more epochs; accumulate=9 cannot split "
+            "batch-size=8, which counts the samples of a whole optimizer step; give at most 8",
+        ),
+    ],
+)
+def test_values_that_cannot_go_together_are_refused(raw, reason):
+    assert fails(**raw) == f"hyperparameters: {reason}"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"warmup-epochs": "4.5", "epochs": "5"},
+        {"epochs": "1", "trainable": "all"},
+        {"accumulate": "32"},
+        {"nesterov": "true", "momentum": "0"},
+        {"nesterov": "true", "optimizer": "sgd"},
+        {"schedule": "plateau", "plateau-patience": "5", "patience": "0"},
+        {"schedule": "plateau", "plateau-patience": "5", "patience": "6"},
+        {"plateau-patience": "9"},
+        {"cutmix": "1", "trainable": "last_stage"},
+        {"cutmix": "1", "cache": "false"},
+        {"mixup": "1"},
+    ],
+)
+def test_their_neighbours_are_allowed(raw):
+    Hyperparameters.parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("crop", True),
+        ("flip+colour", True),
+        ("erase+trivialaugment+crop", True),
+        ("crop+crop", False),
+        ("crop+none", False),
+        ("auto+flip", False),
+        ("crop+", False),
+        ("+", False),
+        ("crop flip", False),
+    ],
+)
+def test_augmentations_are_joined(text, allowed):
+    if allowed:
+        assert parse(augment=text).augment == text
+    else:
+        assert fails(augment=text) == (
+            f"hyperparameters: augment={text!r} is not allowed; give auto, none, or any of crop, flip, "
+            f"trivialaugment, randaugment, colour, erase joined by +"
+        )
+
+
+@pytest.mark.parametrize(
+    ("raw", "epochs"),
+    [
+        ({}, 0.0),
+        ({"trainable": "last_stage"}, 1.0),
+        ({"trainable": "all", "epochs": "5"}, 0.5),
+        ({"trainable": "all", "epochs": "1"}, 0.1),
+        ({"trainable": "all", "warmup-epochs": "0"}, 0.0),
+        ({"trainable": "head", "warmup-epochs": "2.5"}, 2.5),
+    ],
+)
+def test_the_warm_up_that_a_job_gets(raw, epochs):
+    assert Hyperparameters.parse(raw).warmup == pytest.approx(epochs)
+
+
+@pytest.mark.parametrize(
+    ("raw", "epochs"),
+    [
+        ({}, 0),
+        ({"head-epochs": "7"}, 0),
+        ({"trainable": "all"}, 20),
+        ({"trainable": "last_stage"}, 20),
+        ({"trainable": "all", "pretrained": "false"}, 0),
+        ({"trainable": "all", "pretrained": "false", "head-epochs": "3"}, 3),
+        ({"trainable": "all", "head-epochs": "0"}, 0),
+    ],
+)
+def test_the_epochs_that_a_head_learns_alone(raw, epochs):
+    assert Hyperparameters.parse(raw).most_head_epochs == epochs
+
+
 def test_as_dict_is_parsed_back():
     changed = Hyperparameters(model="tiny", pretrained=False, lr=0.0003, batch_size=7, augment="crop")
     recorded = changed.as_dict()
@@ -219,7 +336,9 @@ def test_values_cannot_be_changed_after_parsing():
 
 
 def test_the_table_has_a_row_for_each():
-    rows = hyperparameters.markdown_table().splitlines()
+    table, _, recipes = hyperparameters.markdown_table().partition("\n\n")
+    assert recipes == presets.markdown_table()
+    rows = table.splitlines()
     assert [row.split("|")[1].strip() for row in rows[2:]] == [f"`{name}`" for name in NAMES]
     assert {row.count("|") for row in rows} == {6}
     assert "| `lr` | `0.001` | a number from 1e-07 to 10 | 0.0001 to 0.1, log | Peak learning rate. |" in rows

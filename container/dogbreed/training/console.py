@@ -14,12 +14,24 @@ from typing import Never
 from tqdm import tqdm
 
 from dogbreed.logs import metric_line
-from dogbreed.training.loop import Phase
+from dogbreed.training.loop import Observer, Phase
 from dogbreed.training.state import EpochResult
 
 logger = logging.getLogger(__name__)
 
 _SILENCE_S = 30.0
+
+
+class Quietly:
+    """Observer that passes on how far a pass is, and says nothing of epochs: for what comes before the training."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.on_pass_start = observer.on_pass_start
+        self.on_batch = observer.on_batch
+        self.on_pass_end = observer.on_pass_end
+
+    def on_epoch_end(self, result: EpochResult) -> None:
+        """Says nothing."""
 
 
 class Console:
@@ -70,10 +82,11 @@ class Console:
     def on_epoch_end(self, result: EpochResult) -> None:
         """Prints the epoch's one metric line."""
         logger.info(
-            "%s lr=%.3g; seconds=%.1f; images_per_s=%.1f;%s",
+            "%s lr=%.3g; seconds=%.1f; images_per_s=%.1f; waiting=%.0f%%;%s",
             metric_line(result.metrics, epoch=result.epoch),
             result.learning_rate,
             result.seconds,
             result.images_per_s,
+            100 * result.waiting_share,
             " best so far" if result.is_best else "",
         )

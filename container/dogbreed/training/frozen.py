@@ -10,7 +10,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from torch.fx.experimental.optimization import fuse
 
 from dogbreed.backbones import Cut
 from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.training.augment import is_random
 from dogbreed.training.data import Batch, Sample, View
 from dogbreed.training.features import (
     FeatureStore,
@@ -59,7 +59,7 @@ class FrozenPart:
             f"{sample.path.parent.name}/{sample.path.name} {sample.path.stat().st_size} {sample.index}"
             for sample in samples
         )
-        random_views = any(view.startswith("crop") for view in views)
+        random_views = any(is_random(view) for view in views)
         return StoreKey(
             samples=hashlib.sha256(listing.encode()).hexdigest(),
             network=f"{self.model}, {self.cut.name}",
@@ -105,13 +105,11 @@ def store_outputs(
         loop.corrupt.add(found.corrupt)
         return found
     share = team.part_of(samples)
-    frozen = _accelerated(part.cut.frozen, part.dtype, part.spec.size_px, loop.compute.device)
-    receiving = replace(loop, prepare=lambda images: loop.prepare(images).to(part.dtype))
-
-    def run(view: View, number: int) -> Iterator[tuple[Tensor, Batch]]:
-        return receiving.outputs(frozen, make_batches(share, view), number)
-
-    passes = [partial(run, view, number) for number, (_, view) in enumerate(views)]
+    image = torch.randn(1, 3, part.spec.size_px, part.spec.size_px, generator=torch.Generator().manual_seed(0))
+    frozen = _accelerated(part.cut.frozen, part.dtype, image.to(loop.compute.device))
+    passes = [
+        _pass(frozen, part.dtype, loop, make_batches(share, view), number) for number, (_, view) in enumerate(views)
+    ]
     if team.alone:
         return write_store(part.folder, key, passes, len(samples))
     # Named by its samples like any other store, so that a job that is started again finds the shares it has.
@@ -126,6 +124,38 @@ def store_outputs(
     return whole_store
 
 
+def deepen(part: FrozenPart, loop: Loop, store: FeatureStore, key: StoreKey, batches: Batches) -> FeatureStore | None:
+    """The outputs of a further part, from the stored outputs of the part before it; found, or computed and stored.
+
+    Args:
+        part: takes the store's outputs in.
+        loop: runs it.
+        store: of the part before.
+        key: names the new store.
+        batches: of the store, in its order.
+
+    Returns:
+        None when a stop signal came in between.
+
+    Raises:
+        OSError: the folder cannot hold the outputs.
+    """
+    found = open_store(part.folder, key)
+    if found is not None:
+        return found
+    example = torch.from_numpy(store.outputs[0, :1]).float().to(loop.compute.device)
+    frozen = _accelerated(part.cut.frozen, part.dtype, example)
+    on_outputs = replace(loop, prepare=Tensor.float)
+    return write_store(part.folder, key, [_pass(frozen, part.dtype, on_outputs, batches, 0)], len(store.indices))
+
+
+def _pass(
+    frozen: nn.Module, dtype: torch.dtype, loop: Loop, batches: Batches, number: int
+) -> Callable[[], Iterator[tuple[Tensor, Batch]]]:
+    receiving = replace(loop, prepare=lambda inputs: loop.prepare(inputs).to(dtype))
+    return lambda: receiving.outputs(frozen, batches, number)
+
+
 def on_outputs(loop: Loop, cut: Cut) -> Loop:
     """The loop that trains the rest of a cut network on stored outputs."""
     return replace(loop, model=cut.rest, prepare=Tensor.float)
@@ -133,21 +163,21 @@ def on_outputs(loop: Loop, cut: Cut) -> Loop:
 
 def whole(cut: Cut, size_px: int, device: torch.device) -> nn.Module:
     """The cut network in one piece again, quicker than the original and in the same float32: for a test pass."""
-    return nn.Sequential(_accelerated(cut.frozen, torch.float32, size_px, device), cut.rest)
+    image = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0)).to(device)
+    return nn.Sequential(_accelerated(cut.frozen, torch.float32, image), cut.rest)
 
 
-def _accelerated(frozen: nn.Module, dtype: torch.dtype, size_px: int, device: torch.device) -> nn.Module:
+def _accelerated(frozen: nn.Module, dtype: torch.dtype, example: Tensor) -> nn.Module:
     """The same function, faster: BatchNorm folded into convolutions where the network can be traced, channels last.
 
-    Folding is tried on one input; where it does not run, or gives other numbers, the network stays as it is.
+    Folding is tried on one example; where it does not run, or gives other numbers, the network stays as it is.
     """
     frozen = copy.deepcopy(frozen).eval()
-    image = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
-        expected = frozen(image)
+        expected = frozen(example)
         try:
             folded = fuse(frozen)
-            if torch.allclose(folded(image), expected, rtol=1e-3, atol=1e-3):
+            if torch.allclose(folded(example), expected, rtol=1e-3, atol=1e-3):
                 frozen = folded
         except Exception as error:  # fx refuses what it cannot trace in many ways; folding is only an optimisation
             logger.debug("BatchNorm stays unfolded: %s", error)

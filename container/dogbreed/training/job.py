@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
@@ -40,12 +40,13 @@ from dogbreed.insight.rules.losses import evaluate_all
 from dogbreed.insight.tensors import TensorHook
 from dogbreed.insight.verdicts import Verdict
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training import compute, distributed, frozen, processes
+from dogbreed.training import compute, distributed, processes
 from dogbreed.training.console import Console
 from dogbreed.training.data import Splits, find_splits
 from dogbreed.training.distributed import ALONE, Team
-from dogbreed.training.lesson import Lesson
-from dogbreed.training.loop import CorruptImages, FitResult, Loop, Phase
+from dogbreed.training.lesson import Lesson, Taught
+from dogbreed.training.loop import CorruptImages, FitResult, Loop, Observer, Phase
+from dogbreed.training.mixing import SmoothedCrossEntropyLoss, make_mixing
 from dogbreed.training.state import EpochResult
 
 logger = logging.getLogger(__name__)
@@ -123,32 +124,36 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     logger.info("%s, %s; %d parameters learn; %s", hyperparameters.model, source, count, arithmetic)
 
-    criterion = nn.CrossEntropyLoss()
-    cut = backbones.cut(model, hyperparameters.image_size) if hyperparameters.cache else None
-    learning = model if cut is None else cut.rest
-    hook = None
-    if team.leads:
-        hook = tensors.attach(learning, criterion, folder=environment.paths.tensors, config=environment.hook_config)
+    hook: TensorHook | None = None
+
+    def watch(learning: nn.Module, criterion: nn.Module) -> Sequence[Observer]:
+        nonlocal hook
+        if team.leads:
+            hook = tensors.attach(learning, criterion, folder=environment.paths.tensors, config=environment.hook_config)
+        return [_HookObserver(hook)] if hook else []
+
     spec = PreprocessSpec.for_size(hyperparameters.image_size)
     loop = Loop(
         model=model,
         prepare=lambda images: spec.normalise(images).contiguous(memory_format=torch.channels_last),
         classes=len(splits.labels),
-        criterion=criterion,
+        criterion=SmoothedCrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing),
         compute=arithmetic,
-        observers=[
-            *([Console(hyperparameters.epochs)] if team.leads else []),
-            *([_HookObserver(hook)] if hook else []),
-        ],
+        observers=[Console(hyperparameters.epochs)] if team.leads else [],
         corrupt=CorruptImages(splits.images, hyperparameters.max_corrupt_fraction),
         stop_requested=stop_requested,
         seed=hyperparameters.seed,
         team=team,
+        accumulate=hyperparameters.accumulate,
+        clip_norm=hyperparameters.clip_norm,
+        mix=make_mixing(hyperparameters, len(splits.labels)),
     )
-    lesson = Lesson(loop, spec, hyperparameters)
-    fit = lesson.teach(model, cut, splits, cache=environment.cache, checkpoints=environment.checkpoints)
+    lesson = Lesson(loop, spec, hyperparameters, watch)
+    taught = lesson.teach(model, splits, cache=environment.cache, checkpoints=environment.checkpoints)
+    fit = taught.fit
     logger.info("training ended by %s after %d epochs; best epoch %d", fit.ended_by, len(fit.history), fit.best_epoch)
 
+    facts = {**_facts(splits, fit, source, loop.corrupt), **_head_facts(taught)}
     bundle = Bundle(
         backbone=hyperparameters.model,
         head=_head_spec(hyperparameters, len(splits.labels)),
@@ -156,9 +161,9 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
         preprocessing=spec,
         weights=artifacts.clone_weights(model),
         hyperparameters=hyperparameters.as_dict(),
-        metrics=fit.history[fit.best_epoch - 1].metrics if fit.best_epoch else {},
+        metrics=fit.metrics,
         data_fingerprint=splits.fingerprint,
-        facts=_facts(splits, fit, source, loop.corrupt),
+        facts=facts,
         versions=artifacts.current_versions(),
     )
     # Saved before the test: a stop or a fault from here on costs a number, not the model.
@@ -167,19 +172,14 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
     judged, channel = fit.best_validation, "validation"
     if splits.test is not None and not any(team.total(stop_requested())):
         # The debugger hook listens to the criterion of training; a test is none of its epochs.
-        tester = replace(
-            loop,
-            model=frozen.whole(cut, spec.size_px, arithmetic.device) if cut else model,
-            criterion=nn.CrossEntropyLoss(),
-        )
+        tester = replace(loop, model=taught.network, criterion=SmoothedCrossEntropyLoss())
         tested = tester.evaluate(lesson.images(splits.test, spec.centre_view), Phase.TEST, epoch=1)
         if tested is not None:
             judged, channel = tested, "test"
             scores = {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
             logger.info("%s", logs.metric_line(scores))
-            bundle = replace(
-                bundle, metrics={**bundle.metrics, **scores}, facts=_facts(splits, fit, source, loop.corrupt)
-            )
+            facts = {**facts, "corrupt_images": len(loop.corrupt.found)}
+            bundle = replace(bundle, metrics={**bundle.metrics, **scores}, facts=facts)
             if team.leads:
                 artifacts.save(bundle, environment.paths.model)
     if not team.leads:
@@ -294,7 +294,11 @@ def _make_model(
         image_size_px=hyperparameters.image_size,
         weights=weights,
     )
-    model.freeze(cast(Trainable, hyperparameters.trainable), hyperparameters.image_size)
+    model.freeze(
+        cast(Trainable, hyperparameters.trainable),
+        hyperparameters.image_size,
+        keep_statistics=hyperparameters.keeps_statistics,
+    )
     return model, source
 
 
@@ -325,6 +329,11 @@ def _facts(splits: Splits, fit: FitResult, source: str, corrupt: CorruptImages) 
         "best_epoch": fit.best_epoch,
         "ended_by": fit.ended_by,
     }
+
+
+def _head_facts(taught: Taught) -> dict[str, object]:
+    """What the head reached before the layers below it learnt, where it did."""
+    return {f"head_{name}": value for name, value in taught.head_metrics.items() if name.startswith("validation")}
 
 
 def _epoch_record(result: EpochResult) -> EpochRecord:

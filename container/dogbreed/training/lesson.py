@@ -1,40 +1,69 @@
 """How a model is taught: what the hyperparameters ask for, put together from the parts.
 
-Chooses between training on images and training on the stored outputs of a frozen part, builds loaders, optimizer,
-schedule and selection, and goes on from a checkpoint where there is one. Knows no files but the folders it is handed,
-and neither bundles nor reports.
+What is frozen runs once and is stored; a head that has layers below it to teach learns alone first, on the stored
+features of the untouched backbone, because a random head's gradients would spoil them (LP-FT, Kumar et al. 2022,
+Fine-Tuning can Distort Pretrained Features); then all that is trainable learns, from a checkpoint on where there is
+one. Knows no files but the folders it is handed, and neither bundles nor reports.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+from torch import nn
+
+from dogbreed import backbones
 from dogbreed.artifacts import clone_weights
-from dogbreed.backbones import Classifier, Cut, Trainable
+from dogbreed.backbones import Classifier, Cut, Rest, Trainable
 from dogbreed.environment import available_cpus
 from dogbreed.errors import ConfigurationError
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute, frozen
 from dogbreed.training.augment import make_view, resolve, stored_views
+from dogbreed.training.averaging import make_averaging
 from dogbreed.training.checkpoint import Checkpoints, identity_of
+from dogbreed.training.console import Quietly
 from dogbreed.training.data import Sample, Splits, View, choose_workers, make_loader
 from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.features import FeatureBatches, FeatureStore
 from dogbreed.training.frozen import FrozenPart
-from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper
+from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper, Observer
 from dogbreed.training.metrics import PassMetrics
+from dogbreed.training.mixing import SmoothedCrossEntropyLoss, unmixed
 from dogbreed.training.optim import make_optimizer, make_schedule
 from dogbreed.training.selection import Selection
 from dogbreed.training.state import FitState
 
 logger = logging.getLogger(__name__)
+
+Stores = tuple[FeatureStore, FeatureStore]
+"""Of training and validation."""
+
+Kept = Mapping[str, Any]
+"""What `FitState.state_dict` made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What a lesson came to.
+
+    Attributes:
+        fit: of what was trainable.
+        network: the taught classifier in the form that evaluates quickest: normalised images -> logits.
+        head_metrics: of the head that learnt alone first; empty when none did.
+    """
+
+    fit: FitResult
+    network: nn.Module
+    head_metrics: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +74,19 @@ class Lesson:
         loop: over images.
         spec: preprocessing of the images.
         hyperparameters: of the job.
+        watch: given the module that is about to learn and its criterion, returns those who watch it learn.
     """
 
     loop: Loop
     spec: PreprocessSpec
     hyperparameters: Hyperparameters
+    watch: Callable[[nn.Module, nn.Module], Sequence[Observer]] = lambda _model, _criterion: ()
 
-    def teach(
-        self, model: Classifier, cut: Cut | None, splits: Splits, *, cache: Path, checkpoints: Path | None
-    ) -> FitResult:
+    def teach(self, model: Classifier, splits: Splits, *, cache: Path, checkpoints: Path | None) -> Taught:
         """Trains what is trainable in ``model`` and leaves the best weights in it.
 
         Args:
-            model: on the compute device.
-            cut: of the model behind its frozen part; None trains on images.
+            model: on the compute device, in its final frozen or trainable state.
             splits: of the job.
             cache: folder for stored outputs.
             checkpoints: folder for the state of the fit, or None.
@@ -71,47 +99,36 @@ class Lesson:
         if checkpoints is not None and team.leads:
             identity = identity_of(self.hyperparameters.as_dict(), splits.labels.folders, splits.fingerprint)
             keeper = Checkpoints(checkpoints, identity, interval_s=self.hyperparameters.checkpoint_seconds)
-        if cut is None:
-            view = make_view(self.hyperparameters.augment, self.spec, self._trainable)
-            fit = self._fit(
-                self.images(splits.train, view, shuffle=True),
-                self.images(splits.validation, self.spec.centre_view),
-                keeper,
-            )
-            model.load_state_dict(fit.weights)
-            return fit
-        stores = self._store(cut, splits, cache)
-        if stores is None:
-            return FitResult((), 0, None, clone_weights(cut.rest), "stop signal")
-        on_outputs = replace(self, loop=frozen.on_outputs(self.loop, cut))
-        fit = (
-            on_outputs._fit_head(stores, keeper)
-            if self._trainable == "head"
-            else on_outputs._fit_stores(stores, keeper)
-        )
-        cut.rest.load_state_dict(fit.weights)
-        return fit
+        kept = team.share(keeper.newest() if keeper else None)
 
-    def _fit_stores(self, stores: tuple[FeatureStore, FeatureStore], keeper: Checkpoints | None) -> FitResult:
-        """Trains the loop's model on stored outputs."""
-        feed = partial(
-            FeatureBatches,
-            batch_size=self.hyperparameters.batch_size,
-            seed=self.hyperparameters.seed,
-            device=self.loop.compute.device,
-            team=self.loop.team,
-        )
-        return self._fit(feed(stores[0], shuffle=True), feed(stores[1], shuffle=False), keeper)
+        cut = backbones.cut(model, self.hyperparameters.image_size) if self.hyperparameters.cache else None
+        stores = self._store(cut, splits, cache) if cut else None
+        learning = cut.rest if cut else model
+        if cut and not stores:
+            return Taught(_stopped(learning), model, {})
+        head = None
+        if self.hyperparameters.most_head_epochs and kept is None:
+            head = self._learn_head(model, cut, stores, splits, cache)
+            if head.ended_by == "stop signal":
+                return Taught(replace(head, weights=clone_weights(learning)), model, head.metrics)
 
-    def _fit_head(self, stores: tuple[FeatureStore, FeatureStore], keeper: Checkpoints | None) -> FitResult:
-        """As `_fit_stores`, by the leader: a step of a head takes less time than telling others of its gradients."""
-        team = self.loop.team
-        if team.leads:
-            fit = replace(self, loop=replace(self.loop, team=ALONE))._fit_stores(stores, keeper)
-            team.share((fit.weights, fit.best_epoch, fit.ended_by))
-            return fit
-        weights, best_epoch, ended_by = team.share((clone_weights(self.loop.model), 0, ""))
-        return FitResult((), best_epoch, None, weights, ended_by)
+        watching = (*self.loop.observers, *self.watch(learning, self.loop.criterion))
+        lesson = replace(self, loop=replace(self.loop, observers=watching))
+        if cut is None or stores is None:
+            view = make_view(self.hyperparameters.augment, self.spec, self._trainable, self.hyperparameters.crop_scale)
+            train = self.images(splits.train, view, shuffle=True)
+            validation = self.images(splits.validation, self.spec.centre_view)
+            fit = lesson._fit(train, validation, keeper, kept, head)
+        elif self._trainable == "head":
+            fit = lesson._on(cut)._fit_by_leader(stores, keeper, kept)
+        else:
+            lesson = lesson._on(cut)
+            fit = lesson._fit(*lesson._feed(stores), keeper, kept, head)
+        learning.load_state_dict(fit.weights)
+        if head is not None and not fit.best_epoch and fit.history:
+            logger.info("no epoch bettered the head alone, which is kept; trainable=head gives the same in less time")
+        network = frozen.whole(cut, self.spec.size_px, self.loop.compute.device) if cut else model
+        return Taught(fit, network, head.metrics if head else {})
 
     def images(
         self, samples: Sequence[Sample], view: View, *, shuffle: bool = False, team: Team | None = None
@@ -142,38 +159,134 @@ class Lesson:
     def _trainable(self) -> Trainable:
         return cast(Trainable, self.hyperparameters.trainable)
 
-    def _store(self, cut: Cut, splits: Splits, cache: Path) -> tuple[FeatureStore, FeatureStore] | None:
+    def _part(self, cut: Cut, cache: Path) -> FrozenPart:
+        dtype = compute.frozen_dtype(self.hyperparameters.precision, self.loop.compute.device, cut.frozen)
+        return FrozenPart(cut, self.hyperparameters.model, self.spec, dtype, cache)
+
+    def _store(self, cut: Cut, splits: Splits, cache: Path, augment: str | None = None) -> Stores | None:
         """The frozen part's outputs for training and validation; None after a stop signal."""
         chosen = self.hyperparameters
-        dtype = compute.frozen_dtype(chosen.precision, self.loop.compute.device, cut.frozen)
-        logger.info("the network up to %s is frozen and runs once, in %s", cut.name, str(dtype).removeprefix("torch."))
+        part = self._part(cut, cache)
+        logger.info(
+            "the network up to %s is frozen and runs once, in %s", cut.name, str(part.dtype).removeprefix("torch.")
+        )
         run = partial(
             frozen.store_outputs,
-            FrozenPart(cut, chosen.model, self.spec, dtype, cache),
+            part,
             self.loop,
             # Every process runs the frozen part over samples of its own.
             make_batches=partial(self.images, team=ALONE),
             seed=chosen.seed,
         )
-        views = stored_views(resolve(chosen.augment, self._trainable), self.spec, chosen.cached_views)
-        try:
+        named = augment or resolve(chosen.augment, self._trainable)
+        views = stored_views(named, self.spec, chosen.cached_views, chosen.crop_scale)
+        centre = stored_views("none", self.spec, 1)
+        with _explained(cache):
             train = run(samples=splits.train, views=views)
-            validation = run(samples=splits.validation, views=stored_views("none", self.spec, 1)) if train else None
-        except OSError as error:
-            raise ConfigurationError(
-                f"the outputs of the frozen part cannot be stored in {cache}: {error}; free some space there, name "
-                f"another folder in DOGBREED_CACHE_DIR, or set cache=false"
-            ) from error
+            validation = run(samples=splits.validation, views=centre) if train else None
         return (train, validation) if train and validation else None
 
-    def _fit(self, train: Batches, validation: Batches, keeper: Checkpoints | None) -> FitResult:
-        """Trains the loop's model, from the newest checkpoint on where there is one."""
+    def _learn_head(
+        self, model: Classifier, cut: Cut | None, stores: Stores | None, splits: Splits, cache: Path
+    ) -> FitResult:
+        """Trains the head alone, by the recipe that the defaults are, and leaves its best weights in the model."""
+        chosen, team = self.hyperparameters, self.loop.team
+        above = backbones.cut_at_head(model)
+        if cut is None or stores is None:
+            found = self._store(above, splits, cache, "none")
+        else:
+            found = self._deepened(above, cut, stores, splits, cache) if team.leads else stores
+        if not all(team.gather(found is not None)) or found is None:
+            return _stopped(model.head)
+        recipe = Hyperparameters(
+            epochs=chosen.most_head_epochs,
+            batch_size=min(Hyperparameters().batch_size, chosen.batch_size),
+            objective=chosen.objective,
+            patience=chosen.patience or Hyperparameters().patience,
+            seed=chosen.seed,
+        )
+        loop = replace(
+            self.loop,
+            observers=[Quietly(observer) for observer in self.loop.observers],
+            criterion=SmoothedCrossEntropyLoss(),
+            mix=unmixed,
+            clip_norm=0.0,
+            accumulate=1,
+        )
+        lesson = replace(self, hyperparameters=recipe, loop=loop)._on(above)
+        fit = lesson._fit_by_leader(found, None, None)
+        model.head.load_state_dict(fit.weights)
+        if fit.best_epoch:
+            logger.info(
+                "the head alone, before what is below it learns: %s %.4f after %d epochs",
+                chosen.objective.replace("_", " "),
+                fit.metrics[chosen.objective],
+                fit.best_epoch,
+            )
+        return fit
+
+    def _deepened(self, above: Cut, cut: Cut, stores: Stores, splits: Splits, cache: Path) -> Stores | None:
+        """What goes into the head, computed from the stored maps instead of the images once more."""
+        further = Cut(f"head by way of the {cut.name}", cast(Rest, cut.rest).backbone, above.rest)
+        part, whole = self._part(further, cache), self._part(above, cache)
+        chosen, loop = self.hyperparameters, replace(self.loop, team=ALONE)
+        named = resolve(chosen.augment, self._trainable)
+        view, _ = stored_views(named, self.spec, chosen.cached_views, chosen.crop_scale)[0]
+        found: list[FeatureStore] = []
+        with _explained(cache):
+            for store, samples, name in zip(stores, (splits.train, splits.validation), (view, "centre"), strict=True):
+                key = replace(whole.key(samples, [name], chosen.seed), network=f"{part.model}, {further.name}")
+                deeper = frozen.deepen(part, loop, store, key, self._batches(store, shuffle=False, team=ALONE))
+                if deeper is None:
+                    return None
+                found.append(deeper)
+        return found[0], found[1]
+
+    def _on(self, cut: Cut) -> Lesson:
+        return replace(self, loop=frozen.on_outputs(self.loop, cut))
+
+    def _feed(self, stores: Stores) -> tuple[Batches, Batches]:
+        """Shuffled batches that learn and ordered ones that judge."""
+        return self._batches(stores[0], shuffle=True), self._batches(stores[1], shuffle=False)
+
+    def _batches(self, store: FeatureStore, *, shuffle: bool, team: Team | None = None) -> FeatureBatches:
+        return FeatureBatches(
+            store,
+            batch_size=self.hyperparameters.batch_size,
+            seed=self.hyperparameters.seed,
+            shuffle=shuffle,
+            device=self.loop.compute.device,
+            team=team or self.loop.team,
+        )
+
+    def _fit_by_leader(self, stores: Stores, keeper: Checkpoints | None, kept: Kept | None) -> FitResult:
+        """For a head: a step takes less time than telling others of its gradients, so the leader takes them all."""
+        team = self.loop.team
+        if team.leads:
+            alone = replace(self, loop=replace(self.loop, team=ALONE))
+            fit = alone._fit(*alone._feed(stores), keeper, kept, None)
+            team.share((fit.weights, fit.best_epoch, fit.metrics, fit.ended_by))
+            return fit
+        nothing = _stopped(self.loop.model)
+        weights, best_epoch, metrics, ended_by = team.share((nothing.weights, 0, nothing.metrics, nothing.ended_by))
+        return FitResult((), best_epoch, metrics, None, weights, ended_by)
+
+    def _fit(
+        self,
+        train: Batches,
+        validation: Batches,
+        keeper: Checkpoints | None,
+        kept: Kept | None,
+        start: FitResult | None,
+    ) -> FitResult:
+        """Trains the loop's model, from a kept state on, or from a start that its epochs must better."""
         chosen = self.hyperparameters
         optimizer = make_optimizer(chosen, self.loop.model)
         state = FitState(
             model=self.loop.model,
             optimizer=optimizer,
             schedule=make_schedule(chosen, optimizer, steps=len(train) * chosen.epochs),
+            averaging=make_averaging(chosen.ema, self.loop.model),
             scaler=self.loop.compute.make_scaler(),
             selection=Selection(
                 maximise=chosen.objective.endswith("accuracy"),
@@ -183,12 +296,31 @@ class Lesson:
             ),
             learnt=PassMetrics(self.loop.compute.device),
         )
-        team = self.loop.team
-        kept = team.share(keeper.newest() if keeper else None)
+        if start is not None and start.metrics:
+            state.selection.best = start.metrics[chosen.objective]
+            state.best_weights = clone_weights(self.loop.model)
+            state.best_metrics, state.best_validation = start.metrics, start.best_validation
         if kept is not None:
             state.load_state_dict(kept)
-            if not team.leads:  # the leader goes on with the sums of all
+            if not self.loop.team.leads:  # the leader goes on with the sums of all
                 state.learnt = PassMetrics(self.loop.compute.device)
         return self.loop.fit(
             train, validation, state, epochs=chosen.epochs, objective=chosen.objective, keeper=keeper or NoKeeper()
         )
+
+
+@contextlib.contextmanager
+def _explained(cache: Path) -> Iterator[None]:
+    """Around all that writes stores."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"the outputs of the frozen part cannot be stored in {cache}: {error}; free some space there, name another "
+            f"folder in DOGBREED_CACHE_DIR, or set cache=false"
+        ) from error
+
+
+def _stopped(learning: nn.Module) -> FitResult:
+    """A stop signal came before anything was learnt."""
+    return FitResult((), 0, {}, None, clone_weights(learning), "stop signal")

@@ -27,6 +27,7 @@ from dogbreed.training.compute import Compute
 from dogbreed.training.data import Batch
 from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.metrics import PassMetrics
+from dogbreed.training.mixing import Mixing, unmixed
 from dogbreed.training.state import EpochResult, FitState
 
 # Reading a loss waits for the device, so it is done now and then, and at the end of each epoch.
@@ -48,7 +49,8 @@ class FitResult:
 
     Attributes:
         history: one entry per finished epoch.
-        best_epoch: from 1; 0 when the job was stopped before the first epoch ended.
+        best_epoch: from 1; 0 when the job was stopped before the first epoch ended, or none bettered the start.
+        metrics: of the weights.
         best_validation: the validation pass of the best epoch, or None.
         weights: state dict of the best epoch on the CPU, or of the moment of the stop when no epoch had ended.
         ended_by: ``epochs``, ``early stopping`` or ``stop signal``.
@@ -56,6 +58,7 @@ class FitResult:
 
     history: tuple[EpochResult, ...]
     best_epoch: int
+    metrics: dict[str, float]
     best_validation: PassMetrics | None
     weights: dict[str, Tensor]
     ended_by: str
@@ -157,12 +160,13 @@ class Loop:
         model: inputs -> logits [N, K], on the compute device, in its final frozen or trainable state.
         prepare: what a batch holds, on the compute device -> the model's inputs.
         classes: K.
-        criterion: logits [N, K], indices [N] -> mean loss.
+        criterion: logits [N, K], targets (indices [N] or shares [N, K]) -> mean loss; in eval mode the plain one.
         compute: device and arithmetic.
         seed: of what is drawn during a step (dropout); each step of each process has a seed of its own.
         team: the processes that train together, each on its share of every batch.
         accumulate: forward passes into which a batch is split; more need less memory and learn the same.
         clip_norm: the gradient's largest norm; 0 is any.
+        mix: blends the samples of a training batch, see `mixing`.
         observers: told in this order.
         corrupt: collects undecodable images.
         stop_requested: asked before every step; True ends the job as soon as the step in hand is done.
@@ -180,6 +184,7 @@ class Loop:
     team: Team = ALONE
     accumulate: int = 1
     clip_norm: float = 0.0
+    mix: Mixing = unmixed
 
     def fit(
         self, train: Batches, validation: Batches, state: FitState, *, epochs: int, objective: str, keeper: Keeper
@@ -211,7 +216,8 @@ class Loop:
                 _check_loss(learnt, state.epoch, learning_rate)
                 _require_samples(learnt, Phase.TRAIN)
                 self.team.average_buffers(self.model)
-                judged = self.evaluate(validation, Phase.VALIDATION, state.epoch)
+                with state.averaging.swapped():
+                    judged = self.evaluate(validation, Phase.VALIDATION, state.epoch)
             if judged is None or trained is None:
                 ended_by = "stop signal"
                 break
@@ -223,7 +229,10 @@ class Loop:
             }
             is_best = state.selection.update(metrics[objective])
             if is_best:
-                state.best_weights, state.best_validation = clone_weights(self.model), judged
+                with state.averaging.swapped():
+                    state.best_weights = clone_weights(self.model)
+                state.best_metrics, state.best_validation = metrics, judged
+            state.schedule.judge(metrics[objective])
             result = EpochResult(
                 epoch=state.epoch,
                 metrics=metrics,
@@ -244,6 +253,7 @@ class Loop:
         return FitResult(
             history=tuple(state.history),
             best_epoch=state.selection.best_epoch,
+            metrics=state.best_metrics,
             best_validation=state.best_validation,
             weights=clone_weights(self.model) if state.best_weights is None else state.best_weights,
             ended_by=ended_by or ("epochs" if state.epoch > epochs else "early stopping"),
@@ -252,6 +262,7 @@ class Loop:
     def evaluate(self, batches: Batches, phase: Phase, epoch: int) -> PassMetrics | None:
         """One pass without learning, with a confusion matrix; None when it was cut short by a stop signal."""
         self.model.eval()
+        self.criterion.eval()
         metrics = PassMetrics(self.compute.device, self.classes)
         stopped = False
         self._tell_start(phase, epoch, len(batches))
@@ -300,6 +311,7 @@ class Loop:
     def _train_pass(self, learner: nn.Module, batches: Batches, state: FitState, keeper: Keeper) -> _Pass | None:
         """The rest of the training pass in hand; None when a stop signal cut it short."""
         learner.train()
+        self.criterion.train()
         samples, waited_s = 0, 0.0
         # BatchNorm cannot learn from one sample with 1x1 maps; where a batch leaves a process fewer, no process steps.
         normalises = any(isinstance(module, _BatchNorm) and module.training for module in learner.modules())
@@ -338,11 +350,12 @@ class Loop:
         parts = _split(batch, self.accumulate)
         for number, part in enumerate(parts, 1):
             inputs, indices = self._move(part)
+            inputs, targets = self.mix(inputs, indices)
             # Gradients travel between processes once per step, with its last part.
             with contextlib.nullcontext() if number == len(parts) else self.team.unsynchronised(learner):
                 with self.compute.autocast():
                     logits = learner(inputs)
-                    loss = self.criterion(logits, indices)
+                    loss = self.criterion(logits, targets)
                 # Gradients are averaged over processes, which may have unequal shares: the weights make the average
                 # that of all samples.
                 weight = len(indices) * self.team.size / samples
@@ -354,6 +367,7 @@ class Loop:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.schedule.step()
+        state.averaging.update()
         if state.batch % _CHECKED_STEPS == 0:
             _check_loss(state.learnt, state.epoch, float(state.schedule.get_last_lr()[0]))
 

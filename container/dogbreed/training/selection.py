@@ -15,7 +15,8 @@ class Selection:
         patience: epochs without a better objective before stopping; 0 never stops.
         min_delta: how much better it must be to count against patience.
         min_epochs: epochs that run in any case.
-        best_epoch: 1-based; 0 before the first epoch.
+        best_epoch: 1-based; 0 before the first epoch, and while none is better than the start.
+        best: objective of that epoch, or of the start; NaN when there is none.
     """
 
     maximise: bool

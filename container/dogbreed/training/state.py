@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
+from dogbreed.training.averaging import Averaging
 from dogbreed.training.metrics import PassMetrics
+from dogbreed.training.optim import Schedule
 from dogbreed.training.selection import Selection
 
 
@@ -45,20 +46,24 @@ class FitState:
     Attributes:
         model: on the compute device.
         optimizer: over the model's trainable parameters.
-        schedule: of the optimizer, stepped once per step.
+        schedule: of the optimizer, stepped once per step and told of each epoch's objective.
+        averaging: of the model's weights; what it holds is what is evaluated.
         scaler: of the losses.
         selection: which epoch is best.
         epoch: the one in hand, from 1.
         batch: batches of its training pass that are done.
         learnt: metrics of that pass so far.
         history: the finished epochs.
-        best_weights: state dict of the best epoch on the CPU, or None before the first epoch ends.
-        best_validation: its validation pass.
+        best_weights: state dict of the best epoch, or of a start that none has bettered, on the CPU; None before
+            there is one.
+        best_metrics: of those weights.
+        best_validation: their validation pass.
     """
 
     model: nn.Module
     optimizer: Optimizer
-    schedule: LambdaLR
+    schedule: Schedule
+    averaging: Averaging
     scaler: GradScaler
     selection: Selection
     learnt: PassMetrics
@@ -66,6 +71,7 @@ class FitState:
     batch: int = 0
     history: list[EpochResult] = field(default_factory=list)
     best_weights: dict[str, Tensor] | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
     best_validation: PassMetrics | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,6 +83,7 @@ class FitState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "averaging": self.averaging.state_dict(),
             "scaler": self.scaler.state_dict(),
             "selection": asdict(self.selection),
             "learnt": self.learnt.state_dict(),
@@ -84,6 +91,7 @@ class FitState:
             "batch": self.batch,
             "history": [asdict(result) for result in self.history],
             "best_weights": self.best_weights,
+            "best_metrics": self.best_metrics,
             "best_validation": self.best_validation.state_dict() if self.best_validation else None,
         }
 
@@ -92,11 +100,12 @@ class FitState:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.averaging.load_state_dict(state["averaging"])
         self.scaler.load_state_dict(state["scaler"])
         self.selection = Selection(**state["selection"])
         self.learnt.load_state_dict(state["learnt"])
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.history = [EpochResult(**result) for result in state["history"]]
-        self.best_weights = state["best_weights"]
+        self.best_weights, self.best_metrics = state["best_weights"], state["best_metrics"]
         if state["best_validation"] is not None:
             self.best_validation = PassMetrics.from_state(state["best_validation"], self.learnt.device)

@@ -14,6 +14,7 @@ from dogbreed.errors import DataError, HyperparameterError
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute
+from dogbreed.training.averaging import make_averaging
 from dogbreed.training.data import EpochLoader, find_splits, make_loader
 from dogbreed.training.loop import CorruptImages, FitResult, Keeper, Loop, NoKeeper, Phase
 from dogbreed.training.metrics import PassMetrics
@@ -86,6 +87,7 @@ class Setup:
             model=self.model,
             optimizer=optimizer,
             schedule=make_schedule(self.hyperparameters, optimizer, steps=steps),
+            averaging=make_averaging(self.hyperparameters.ema, self.model),
             scaler=self.loop.compute.make_scaler(),
             selection=Selection(
                 maximise=self.hyperparameters.objective.endswith("accuracy"),

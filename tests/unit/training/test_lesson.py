@@ -1,0 +1,198 @@
+"""What is learnt in which order, and from what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dogbreed import backbones
+from dogbreed.backbones import Classifier, HeadSpec
+from dogbreed.hyperparameters import Hyperparameters
+from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.training import compute
+from dogbreed.training.data import Splits, find_splits
+from dogbreed.training.lesson import Lesson, Taught
+from dogbreed.training.loop import CorruptImages, Loop, Phase
+from dogbreed.training.mixing import SmoothedCrossEntropyLoss
+from dogbreed.training.state import EpochResult
+
+SPEC = PreprocessSpec.for_size(32)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.passes: list[tuple[Phase, int]] = []
+        self.epochs = 0
+
+    def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
+        self.passes.append((phase, batches))
+
+    def on_batch(self, phase: Phase) -> None: ...
+
+    def on_pass_end(self, phase: Phase) -> None: ...
+
+    def on_epoch_end(self, result: EpochResult) -> None:
+        self.epochs += 1
+
+    def count(self, phase: Phase) -> int:
+        return sum(one is phase for one, _ in self.passes)
+
+
+class Setup:
+    def __init__(self, data: Path, cache: Path, **options: object) -> None:
+        values = {"lr": 0.003, "epochs": 2, "image_size": 32, "batch_size": 9, "num_workers": 0, "dropout": 0.0}
+        self.hyperparameters = Hyperparameters(**{**values, **options})  # type: ignore[arg-type]
+        self.splits: Splits = find_splits({"train": data}, validation_fraction=0.2, seed=0)
+        torch.manual_seed(0)
+        self.model: Classifier = backbones.build("tiny", HeadSpec(len(self.splits.labels)))
+        self.model.freeze(
+            self.hyperparameters.trainable,  # type: ignore[arg-type]
+            32,
+            keep_statistics=self.hyperparameters.keeps_statistics,
+        )
+        self.recorder = Recorder()
+        self.watched: list[nn.Module] = []
+        loop = Loop(
+            model=self.model,
+            criterion=SmoothedCrossEntropyLoss(),
+            prepare=SPEC.normalise,
+            classes=len(self.splits.labels),
+            compute=compute.choose("fp32"),
+            observers=[self.recorder],
+            corrupt=CorruptImages(self.splits.images, 0.1),
+            stop_requested=lambda: False,
+        )
+        self.lesson = Lesson(loop, SPEC, self.hyperparameters, self.watch)
+        self.cache = cache
+
+    def watch(self, learning: nn.Module, criterion: nn.Module) -> Sequence[Recorder]:
+        self.watched.append(learning)
+        return ()
+
+    def teach(self) -> Taught:
+        return self.lesson.teach(self.model, self.splits, cache=self.cache, checkpoints=None)
+
+
+def statistics(model: nn.Module) -> list[Tensor]:
+    return [buffer.clone() for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+
+
+@pytest.mark.parametrize("trainable", ["all", "last_stage"])
+def test_the_head_learns_before_the_layers_below_it(drawn_data: Path, tmp_path: Path, trainable: str) -> None:
+    setup = Setup(drawn_data, tmp_path, trainable=trainable, head_epochs=6, pretrained=True)
+    torch.manual_seed(1)
+    taught = setup.teach()
+    assert set(taught.head_metrics) >= {"validation_accuracy", "validation_loss"}
+    assert taught.fit.metrics["validation_accuracy"] >= taught.head_metrics["validation_accuracy"]
+    assert setup.recorder.epochs == len(taught.fit.history) == 2, "the head's epochs are not told as the job's"
+    assert setup.recorder.count(Phase.TRAIN) == 6 + 2
+    assert len(setup.watched) == 1, "and not watched"
+
+
+def test_what_goes_into_the_head_comes_from_the_stored_maps(drawn_data: Path, tmp_path: Path) -> None:
+    setup = Setup(drawn_data, tmp_path, trainable="last_stage", head_epochs=1, augment="none")
+    setup.teach()
+    assert setup.recorder.count(Phase.FEATURES) == 4, "images to maps and maps to features, train and validation"
+    shapes = {tuple(array.shape[2:]) for array in stored(setup)}
+    assert shapes == {(setup.model.features,), (64, 4, 4)}
+    for array in stored(setup):
+        if array.shape[2:] == (setup.model.features,) and array.shape[1] == len(setup.splits.train):
+            break
+    images = torch.cat([batch.images for batch in setup.lesson.images(setup.splits.train, SPEC.centre_view).epoch(0)])
+    untouched = Setup(drawn_data, tmp_path, trainable="last_stage").model.eval()
+    with torch.no_grad():
+        expected = untouched.backbone(SPEC.normalise(images))
+    torch.testing.assert_close(array[0].float(), expected, atol=2e-2, rtol=2e-2)
+
+
+def stored(setup: Setup) -> list[Tensor]:
+    import json
+
+    import numpy as np
+
+    found = []
+    for file in sorted(setup.cache.glob("*.f16")):
+        shape = json.loads(file.with_suffix(".json").read_text())["shape"]
+        found.append(torch.from_numpy(np.fromfile(file, np.float16).reshape(shape)))
+    return found
+
+
+def test_a_head_that_no_epoch_betters_is_kept(
+    drawn_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    setup = Setup(drawn_data, tmp_path, trainable="all", head_epochs=6, lr=1e-7, warmup_epochs=0, epochs=1)
+    before = setup.model.backbone.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    taught = setup.teach()
+    assert taught.fit.best_epoch == 0
+    assert taught.fit.metrics == taught.head_metrics
+    assert "no epoch bettered the head alone" in caplog.text
+    after = setup.model.backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(("head_epochs", "pretrained"), [(0, True), (-1, False)])
+def test_no_head_alone_when_it_is_not_asked_for_or_what_is_below_it_knows_nothing(
+    drawn_data: Path, tmp_path: Path, head_epochs: int, pretrained: bool
+) -> None:
+    setup = Setup(drawn_data, tmp_path, trainable="all", head_epochs=head_epochs, pretrained=pretrained)
+    assert not setup.teach().head_metrics
+    assert setup.recorder.count(Phase.FEATURES) == 0
+
+
+@pytest.mark.parametrize("trainable", ["all", "last_stage"])
+@pytest.mark.parametrize(("batch_statistics", "kept"), [("auto", True), ("keep", True), ("learn", False)])
+def test_statistics_of_batchnorm_are_kept_or_learnt(
+    drawn_data: Path, tmp_path: Path, trainable: str, batch_statistics: str, kept: bool
+) -> None:
+    setup = Setup(
+        drawn_data, tmp_path, trainable=trainable, head_epochs=0, batch_statistics=batch_statistics, lr=0.01, epochs=3
+    )
+    before = statistics(setup.model)
+    scales = setup.model.backbone.state_dict()
+    scales = {name: value.clone() for name, value in scales.items() if "running" not in name}
+    setup.teach()
+    unchanged = all(torch.equal(old, new) for old, new in zip(before, statistics(setup.model), strict=True))
+    assert unchanged == kept
+    assert any(not torch.equal(scales[name], setup.model.backbone.state_dict()[name]) for name in scales)
+
+
+def test_parts_of_a_batch_learn_what_the_batch_does(drawn_data: Path, tmp_path: Path) -> None:
+    """With kept statistics a gradient of parts added up is the gradient of the whole."""
+    from dataclasses import replace
+
+    weights = []
+    for accumulate in (1, 3):
+        setup = Setup(drawn_data, tmp_path, trainable="all", head_epochs=0, optimizer="sgd", augment="none")
+        setup.lesson = replace(setup.lesson, loop=replace(setup.lesson.loop, accumulate=accumulate))
+        weights.append(setup.teach().fit.weights)
+    for name, whole in weights[0].items():
+        torch.testing.assert_close(weights[1][name], whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_clipped_gradient_moves_the_weights_no_further_than_its_norm(drawn_data: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    setup = Setup(
+        drawn_data, tmp_path, trainable="all", head_epochs=0, optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=1.0,
+        epochs=1, schedule="constant", warmup_epochs=0, batch_size=1000,
+    )  # fmt: skip
+    setup.lesson = replace(setup.lesson, loop=replace(setup.lesson.loop, clip_norm=0.01))
+    before = torch.cat([parameter.detach().flatten().clone() for parameter in setup.model.parameters()])
+    setup.teach()
+    after = torch.cat([parameter.detach().flatten() for parameter in setup.model.parameters()])
+    assert float((after - before).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_weight_average_is_what_is_kept(drawn_data: Path, tmp_path: Path) -> None:
+    plain = Setup(drawn_data, tmp_path, trainable="all", head_epochs=0, augment="none").teach().fit
+    averaged = Setup(drawn_data, tmp_path, trainable="all", head_epochs=0, augment="none", ema=0.9).teach().fit
+    assert [one.metrics["train_loss"] for one in averaged.history] == [
+        one.metrics["train_loss"] for one in plain.history
+    ], "what learns is the same"
+    assert averaged.metrics["validation_loss"] != plain.metrics["validation_loss"]
