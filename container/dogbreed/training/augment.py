@@ -21,7 +21,7 @@ from dogbreed.training.data import View
 # more images; on a few thousand photos such crops often miss the subject.
 _SMALLEST_CROP = 0.35
 # Brightness, contrast and saturation change by up to this share. Hue stays: it tells classes apart (coats, petals),
-# and turning it costs more than all the rest.
+# and turning it takes several times as long as the other three together.
 _COLOUR = 0.4
 # Begins the name of a view that is drawn; see `is_random`.
 _RANDOM = "random"
