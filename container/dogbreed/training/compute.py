@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -54,6 +55,17 @@ def keep_freed_memory() -> bool:
         return False
     m_trim_threshold, m_mmap_max = -1, -4
     return bool(mallopt(m_mmap_max, 0)) and bool(mallopt(m_trim_threshold, 2**31 - 1))
+
+
+def peak_memory() -> str:
+    """The most memory that this process, its largest child and the GPU have held, in words; GiB."""
+    own, child = (resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    parts = [f"{own:.1f} GiB"]
+    if child:
+        parts.append(f"{child:.1f} GiB in the largest child process")
+    if torch.cuda.is_available():
+        parts.append(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB on the GPU")
+    return ", ".join(parts)
 
 
 def frozen_dtype(precision: str, device: torch.device, network: nn.Module) -> torch.dtype:

@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import cast
 
@@ -187,6 +187,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
     logger.info("the bundle is in %s", environment.paths.model)
     if hook is not None:
         hook.close()
+    logger.info("%s; peak memory %s", _cost(environment, datetime.now(UTC) - started), compute.peak_memory())
     _write_report(
         JobRecord(
             job_name=environment.job_name,
@@ -329,6 +330,15 @@ def _facts(splits: Splits, fit: FitResult, source: str, corrupt: CorruptImages) 
         "best_epoch": fit.best_epoch,
         "ended_by": fit.ended_by,
     }
+
+
+def _cost(environment: TrainingEnvironment, duration: timedelta) -> str:
+    """What the job took, in the unit that is billed where the instance type is known."""
+    seconds, hosts = duration.total_seconds(), environment.hosts
+    took = f"{seconds:.0f} s on {len(hosts.all)} host{'s' if len(hosts.all) > 1 else ''}"
+    if hosts.instance_type is None:
+        return took
+    return f"{took}: {seconds * len(hosts.all) / 3600:.3f} instance hours of {hosts.instance_type}"
 
 
 def _head_facts(taught: Taught) -> dict[str, object]:
