@@ -15,11 +15,14 @@ HP ?=
 PORT ?= 8080
 IMAGE ?=
 TAG ?= dogbreed:latest
+BACKBONES ?=
+WEIGHTS_DIR ?=
+TORCH_INDEX ?=
 # For the engine: DOCKER_BUILD_FLAGS="--network host", DOCKER_RUN_FLAGS="--gpus all".
 DOCKER_BUILD_FLAGS ?=
 DOCKER_RUN_FLAGS ?=
 # Passed by environment, so that blanks and quotes in a value survive.
-export DATA WEIGHTS ML HP PORT IMAGE TAG DOCKER_BUILD_FLAGS DOCKER_RUN_FLAGS
+export DATA WEIGHTS ML HP PORT IMAGE TAG BACKBONES WEIGHTS_DIR TORCH_INDEX DOCKER_BUILD_FLAGS DOCKER_RUN_FLAGS
 
 # The first Python 3.11 found; any path may be given.
 PYTHON ?= $(shell for name in python3.11 python3 python; do $$name -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$name && break; done || echo python3.11)
@@ -49,6 +52,7 @@ help: ## Print this
 	@echo '  PORT     of the server: $(PORT)'
 	@echo '  IMAGE    photo for predict'
 	@echo '  TAG      Docker image: $(TAG)'
+	@echo '  BACKBONES, WEIGHTS_DIR, TORCH_INDEX of build: docs/image.md'
 
 install: $(INSTALLED) ## Make .venv with everything, as the lock says; needs Python 3.11 and a C compiler
 
@@ -88,13 +92,14 @@ predict: ## Send the photo IMAGE to the server on PORT
 test: $(INSTALLED) ## Run the unit, contract and launcher tests
 	@$(BIN)/pytest -q -n logical tests/unit tests/contract tests/launch
 
-lint: $(INSTALLED) ## Check style, types, architecture, shell scripts and spelling; says nothing when all is well
+lint: $(INSTALLED) ## Check style, types, architecture, shell scripts, Dockerfile and spelling; says nothing when all is well
 	@$(BIN)/ruff check --quiet . $(SCRIPTS)
 	@$(BIN)/ruff format --quiet --check . $(SCRIPTS)
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/mypy --no-error-summary local_test
 	@report=$$($(BIN)/lint-imports --no-logo --cache-dir $(CACHE)/import-linter 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/shellcheck $(SHELL_SCRIPTS)
+	@$(BIN)/hadolint container/Dockerfile
 	@$(BIN)/cfn-lint infrastructure/*.yaml
 	@$(BIN)/codespell
 
@@ -106,12 +111,25 @@ LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-
 lock: ## Resolve pyproject.toml into requirements/ anew; needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
 	$(LOCK) pyproject.toml -o requirements/runtime.txt
+	$(LOCK) pyproject.toml -c requirements/runtime.txt -o requirements/cpu.txt \
+	  $$(sed -nE 's/^((nvidia|cuda)-[a-z0-9-]+|triton|torch|torchvision)==.*/--no-emit-package \1/p' requirements/runtime.txt)
 	$(LOCK) --group launch -c requirements/runtime.txt -o requirements/launch.txt
 	$(LOCK) pyproject.toml --group dev --group launch -c requirements/runtime.txt -c requirements/launch.txt \
 	  -o requirements/dev.txt
 
-build: ## Build the image TAG (DOCKER_BUILD_FLAGS)
-	docker build $(DOCKER_BUILD_FLAGS) --file container/Dockerfile --build-arg REVISION=$(REVISION) --tag '$(TAG)' .
+# The builder sees only what is below this folder, so that files of weights from elsewhere are copied here.
+GIVEN := build/weights
+build: ## Build the image TAG (BACKBONES, WEIGHTS_DIR, TORCH_INDEX, DOCKER_BUILD_FLAGS)
+	@rm -rf $(GIVEN); mkdir -p $(GIVEN)
+	@[[ -z "$$WEIGHTS_DIR" || -d "$$WEIGHTS_DIR" ]] || \
+	  { echo "WEIGHTS_DIR=$$WEIGHTS_DIR is not a folder" >&2; exit 1; }
+	@[[ -z "$$WEIGHTS_DIR" || -n "$$BACKBONES" ]] || \
+	  { echo "WEIGHTS_DIR is given and BACKBONES is not: name what to put into the image" >&2; exit 1; }
+	@for name in $${WEIGHTS_DIR:+$$BACKBONES}; do \
+	  for file in "$$WEIGHTS_DIR/$$name".{pth,pt,safetensors}; do [[ ! -f $$file ]] || cp "$$file" $(GIVEN)/; done; \
+	done
+	docker build $(DOCKER_BUILD_FLAGS) --file container/Dockerfile --build-arg REVISION=$(REVISION) \
+	  --build-arg BACKBONES="$$BACKBONES" --build-arg TORCH_INDEX="$$TORCH_INDEX" --tag '$(TAG)' .
 
 # `make build push` builds once; the rest is in the script, which is used without make as well.
 PUSH_FLAGS ?=

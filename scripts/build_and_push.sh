@@ -26,7 +26,8 @@ what:
   --allow-dirty       push although the checkout has changes; the tag then ends in -dirty
   -h, --help          print this
 
-Credentials are those of the aws command. Flags for the build: DOCKER_BUILD_FLAGS="--network host".'
+Credentials are those of the aws command. The build takes BACKBONES, WEIGHTS_DIR, TORCH_INDEX and DOCKER_BUILD_FLAGS
+from the environment, as `make build` does; the tag of a CPU image (TORCH_INDEX) ends in -cpu.'
 
 say() { echo "build_and_push: $*" >&2; }
 fail() {
@@ -140,7 +141,10 @@ if [[ -z $registry ]]; then
     fail "logging in to $registry failed"
 fi
 name=$registry/$repository
-remote=$name:$revision
+# A CPU image is another one than the CUDA image of the same revision.
+variant='{{with .Config.Labels}}{{index . "dogbreed.variant"}}{{end}}'
+variant=$(docker image inspect --format "$variant" "$local_tag")
+remote=$name:$revision${variant:+-$variant}
 
 # What the registry holds under the tag: "DIGEST CONFIG-DIGEST", or nothing.
 pushed() {

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal, cast
 from urllib.error import URLError
 
@@ -365,7 +366,36 @@ def load_weights(name: str, *, channel: Path | None, baked: Path) -> tuple[dict[
         file = baked / f"{name}{suffix}"
         if file.is_file():
             return _read_state_dict(file), f"image, {file.name}"
-    return _download(name, baked), "torchvision hub, default weights"
+    if name == TINY:
+        raise WeightsError(f"no pretrained weights exist for model={TINY}; set pretrained=false")
+    try:
+        return download_weights(name), "torchvision hub, default weights"
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}; give a `pretrained` channel with {name}.pth, build the image with the weights in {baked}, allow "
+            f"network access to torchvision's hub, or set pretrained=false"
+        ) from error
+
+
+def download_weights(name: str) -> dict[str, Tensor]:
+    """Fetches a torchvision model's default weights from torchvision's hub, or takes them from torch.hub's cache.
+
+    A file is put into the cache only when its SHA-256 begins with the digits in its name.
+
+    Raises:
+        WeightsError: the hub is out of reach, or what it sent is damaged.
+    """
+    timeout = socket.getdefaulttimeout()
+    try:
+        # torch.hub has no timeout of its own, and a closed VPC drops packets silently.
+        socket.setdefaulttimeout(_HUB_TIMEOUT_S)
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        found = weights.get_state_dict(map_location="cpu", progress=False, check_hash=True, weights_only=True)
+    except (URLError, OSError, RuntimeError, UnpicklingError) as error:
+        raise WeightsError(f"no pretrained weights for model={name} and the hub is out of reach ({error})") from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return {_modern_key(key): value for key, value in found.items()}
 
 
 def _make_head(features: int, spec: HeadSpec) -> nn.Sequential:
@@ -527,28 +557,6 @@ def _modern_key(key: str) -> str:
     key = key.removeprefix("module.")
     old = _OLD_DENSENET_KEY.match(key)
     return old.group(1) + old.group(2) if old else key
-
-
-def _download(name: str, baked: Path) -> dict[str, Tensor]:
-    """torchvision's default weights from its hub, or from torch.hub's cache."""
-    ways = (
-        f"give a `pretrained` channel with {name}.pth, build the image with the weights in {baked}, allow network "
-        f"access to torchvision's hub, or set pretrained=false"
-    )
-    if name == TINY:
-        raise WeightsError(f"no pretrained weights exist for model={TINY}; set pretrained=false")
-    timeout = socket.getdefaulttimeout()
-    try:
-        # torch.hub has no timeout of its own, and a closed VPC drops packets silently.
-        socket.setdefaulttimeout(_HUB_TIMEOUT_S)
-        weights = torchvision.models.get_model_weights(name).DEFAULT
-        return cast(dict[str, Tensor], weights.get_state_dict(progress=False, check_hash=True))
-    except (URLError, OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"no pretrained weights for model={name} and the hub is out of reach ({error}); {ways}"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def _fill(backbone: nn.Module, weights: Mapping[str, Tensor], name: str, replaced: str) -> None:

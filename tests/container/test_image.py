@@ -7,113 +7,30 @@ job that exits 0 with a warning in its log has not passed.
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.container.engine import (
+    QUICK,
+    Endpoint,
+    Result,
+    container_name,
+    docker,
+    exit_code,
+    lay_out,
+    mounts,
+    run_job,
+    serving,
+    trouble,
+    wait_for,
+)
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 
-ROOT = Path(__file__).parents[2]
-QUICK = {
-    "model": "tiny",
-    "pretrained": "false",
-    "trainable": "all",
-    "image-size": "32",
-    "epochs": "2",
-    "batch-size": "8",
-}
 # SIGKILL comes after this for an endpoint (your-algorithms-inference-code).
 SERVING_STOP_GRACE_S = 30
-TROUBLE = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|Traceback|Warning:")
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    log: str
-
-
-def docker(*arguments: str, check: bool = True) -> Result:
-    """Runs the docker client, for five minutes at most; the log is stdout and stderr together."""
-    done = subprocess.run(["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    if check and done.returncode:
-        pytest.fail(f"docker {' '.join(arguments)} exited with {done.returncode}:\n{done.stdout}")
-    return Result(done.returncode, done.stdout)
-
-
-def missing_engine() -> str | None:
-    """Why there is no Docker engine to test with, or None."""
-    if shutil.which("docker") is None:
-        return "there is no docker client"
-    info = docker("info", check=False)
-    return f"no Docker engine answers: {info.log.strip().splitlines()[-1]}" if info.code else None
-
-
-@pytest.fixture(scope="session")
-def image() -> str:
-    """Tag of the image under test."""
-    reason = missing_engine()
-    if reason:
-        pytest.skip(reason)
-    given = os.environ.get("DOGBREED_TEST_IMAGE")
-    if given:
-        return given
-    tag = "dogbreed:test"
-    built = subprocess.run(["make", "build", f"TAG={tag}"], capture_output=True, text=True, cwd=ROOT)
-    if built.returncode:
-        pytest.fail(f"make build failed:\n{built.stdout[-3000:]}{built.stderr[-3000:]}")
-    return tag
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn")
-    script = ROOT / "local_test" / "make_data.py"
-    options = ["--classes", "3", "--train", "12", "--valid", "6", "--test", "6", "--size", "48"]
-    subprocess.run([sys.executable, str(script), str(folder), *options], check=True, capture_output=True)
-    return folder
-
-
-def lay_out(ml: Path, hyperparameters: Mapping[str, str]) -> None:
-    """What the platform writes before it starts a job; Docker mounts the channel itself."""
-    for folder in ("input/config", "model", "output"):
-        (ml / folder).mkdir(parents=True)
-    documents = {
-        "hyperparameters": dict(hyperparameters),
-        "inputdataconfig": {"train": {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated"}},
-        "resourceconfig": {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"},
-    }
-    for name, document in documents.items():
-        (ml / "input" / "config" / f"{name}.json").write_text(json.dumps(document))
-
-
-def mounts(ml: Path, data: Path) -> list[str]:
-    return [
-        f"--mount=type=bind,source={ml},target=/opt/ml",
-        f"--mount=type=bind,source={data},target=/opt/ml/input/data/train,readonly",
-    ]
-
-
-def run_job(image: str, ml: Path, data: Path, hyperparameters: Mapping[str, str], command: Sequence[str]) -> Result:
-    lay_out(ml, hyperparameters)
-    name = container_name()
-    try:
-        # No network: a job under EnableNetworkIsolation has none either.
-        return docker("run", "--name", name, "--network=none", *mounts(ml, data), image, *command, check=False)
-    finally:
-        docker("rm", "--force", name)
 
 
 @pytest.fixture(scope="session")
@@ -121,10 +38,6 @@ def trained(image: str, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The folder of a finished job that was started with no command at all, and its log."""
     ml = tmp_path_factory.mktemp("ml")
     return ml, run_job(image, ml, data, QUICK, [])
-
-
-def trouble(log: str) -> list[str]:
-    return [line for line in log.splitlines() if TROUBLE.search(line)]
 
 
 def test_no_command_trains_and_leaves_a_bundle(trained: tuple[Path, Result]) -> None:
@@ -165,41 +78,10 @@ def test_a_stopped_job_keeps_its_best_epoch(image: str, data: Path, tmp_path: Pa
         docker("rm", "--force", name)
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    name: str
-    url: str
-
-    def ask(self, path: str, body: bytes | None = None, content_type: str = "image/jpeg") -> tuple[int, str]:
-        """Status and body of a GET, or of a POST with a body."""
-        headers = {"Content-Type": content_type} if body is not None else {}
-        try:
-            with urllib.request.urlopen(urllib.request.Request(self.url + path, body, headers), timeout=30) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError as error:
-            return 0, str(error)
-
-
 @pytest.fixture
 def endpoint(image: str, trained: tuple[Path, Result]) -> Iterator[Endpoint]:
-    """A server on a port of its choice, with everything read-only but /tmp, as SageMaker mounts the model."""
-    name = container_name()
-    port = free_port()
-    docker(
-        *("run", "--detach", "--name", name, "--read-only", "--tmpfs=/tmp"),
-        *("--publish", f"127.0.0.1:{port}:9000", "--env=SAGEMAKER_BIND_TO_PORT=9000"),
-        f"--mount=type=bind,source={trained[0] / 'model'},target=/opt/ml/model,readonly",
-        *(image, "serve"),
-    )
-    endpoint = Endpoint(name, f"http://127.0.0.1:{port}")
-    try:
-        wait_for(lambda: endpoint.ask("/ping")[0] == 200, 120)
-        yield endpoint
-    finally:
-        docker("rm", "--force", name)
+    with serving(image, trained[0] / "model") as found:
+        yield found
 
 
 def test_it_serves_answers_and_stops_in_time(endpoint: Endpoint, data: Path) -> None:
@@ -267,26 +149,3 @@ def test_bytecode_was_written_at_build_time(image: str) -> None:
         "    assert int.from_bytes(cached.read_bytes()[8:12], 'little') == source, cached"
     )
     docker("run", "--rm", "--entrypoint=python", image, "-c", look)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    """Waits until a callable is true; fails after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not so after {seconds:g} s")
-        time.sleep(0.2)
-
-
-def container_name() -> str:
-    return f"dogbreed-test-{uuid.uuid4().hex[:12]}"
-
-
-def exit_code(name: str) -> int:
-    return int(docker("inspect", "--format={{.State.ExitCode}}", name).log)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -15,17 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.container.conftest import Registry
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "scripts/build_and_push.sh"
-CONFIGURATION = """\
-version: 0.1
-log: {{level: warn, accesslog: {{disabled: false}}}}
-storage: {{filesystem: {{rootdirectory: {folder}}}}}
-http: {{addr: 127.0.0.1:{port}}}
-"""
 
 
 class Result(NamedTuple):
@@ -34,62 +28,11 @@ class Result(NamedTuple):
     err: str
 
 
-class Registry(NamedTuple):
-    host: str
-    log: Path
-
-    def writes(self) -> list[str]:
-        """The requests that changed something, from its log."""
-        lines = self.log.read_text().splitlines()
-        return [line for line in lines if any(f'"{verb} /v2/' in line for verb in ("POST", "PUT", "PATCH"))]
-
-
 def docker(*arguments: str) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
     if done.returncode:
         pytest.fail(f"docker {' '.join(arguments)} exited with {done.returncode}:\n{done.stderr}")
     return done.stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """An empty registry that lives as long as this module's tests."""
-    if shutil.which("docker") is None:
-        pytest.skip("there is no docker client")
-    engine = subprocess.run(["docker", "info"], capture_output=True, text=True)
-    if engine.returncode:
-        pytest.skip(f"no Docker engine answers: {engine.stderr.strip().splitlines()[-1]}")
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("there is no docker-registry to push to (Debian: apt-get install docker-registry)")
-    folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    configuration = folder / "registry.yml"
-    configuration.write_text(CONFIGURATION.format(folder=folder / "storage", port=port))
-    found = Registry(f"127.0.0.1:{port}", folder / "log")
-    with found.log.open("w") as log:
-        process = subprocess.Popen([program, "serve", str(configuration)], stdout=log, stderr=subprocess.STDOUT)
-        try:
-            wait_for(f"http://{found.host}/v2/", process, found.log)
-            yield found
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Waits until a registry answers; fails when it ends or after 30 s."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the registry does not answer:\n{log.read_text()}")
-            time.sleep(0.1)
 
 
 class Checkout:

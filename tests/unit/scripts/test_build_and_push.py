@@ -27,6 +27,7 @@ stdin=
 case "$program $*" in
   aws*) answer=aws-$2 ;;
   *"image inspect --format {{.Id}}"*) answer=docker-image-id ;;
+  *"image inspect --format {{with .Config.Labels}}"*variant*) answer=docker-image-variant ;;
   *"image inspect --format {{with .Config.Labels}}"*) answer=docker-image-revision ;;
   *"image inspect --format {{join .RepoDigests"*) answer=docker-image-digests ;;
   *"image inspect"*) answer=docker-image ;;
@@ -294,3 +295,41 @@ def test_the_help_names_every_option(checkout):
     assert result.code == 0
     options = ("account", "region", "repository", "registry", "immutable", "keep", "no-build", "allow-dirty")
     assert [name for name in options if f"--{name}" not in result.out] == []
+
+
+def test_a_cpu_image_has_a_tag_of_its_own(checkout):
+    checkout.answer("docker-image-variant", "cpu")
+    result = checkout.run("--no-build")
+    assert result.code == 0, result.err
+    assert checkout.called("docker", "push") == [["docker", "push", f"{checkout.remote}-cpu"]]
+
+
+def test_the_build_is_given_the_backbones_their_files_and_the_index(checkout):
+    given = checkout.folder.parent / "my weights"
+    given.mkdir()
+    for name in ("resnet50.pth", "densenet121.safetensors", "vgg16.pth"):
+        (given / name).write_text(name)
+    variables = {"BACKBONES": "resnet50 densenet121", "WEIGHTS_DIR": str(given), "TORCH_INDEX": "https://cpu.example"}
+    result = checkout.run("build", command=("make",), **variables)
+    assert result.code == 0, result.err
+    (build,) = checkout.called("docker", "build")
+    assert "BACKBONES=resnet50 densenet121" in build
+    assert "TORCH_INDEX=https://cpu.example" in build
+    copied = sorted(file.name for file in (checkout.folder / "build" / "weights").iterdir())
+    assert copied == ["densenet121.safetensors", "resnet50.pth"]
+    assert checkout.run("build", command=("make",)).code == 0
+    assert list((checkout.folder / "build" / "weights").iterdir()) == [], "files of the build before are left"
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WEIGHTS_DIR": "/nowhere", "BACKBONES": "resnet50"}, "WEIGHTS_DIR=/nowhere is not a folder"),
+        ({"WEIGHTS_DIR": "/"}, "WEIGHTS_DIR is given and BACKBONES is not"),
+    ],
+)
+def test_weights_that_cannot_be_meant_are_refused_before_the_build(checkout, variables, said):
+    result = checkout.run("build", command=("make",), **variables)
+    assert result.code != 0
+    assert said in result.err
+    assert checkout.called("docker", "build") == []
