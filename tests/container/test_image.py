@@ -7,6 +7,7 @@ job that exits 0 with a warning in its log has not passed.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,10 +116,12 @@ def test_what_the_platform_reads_of_the_image(image: str) -> None:
     assert config["Cmd"] == ["train"]
     assert config["Labels"]["com.amazonaws.sagemaker.capabilities.accept-bind-to-port"] == "true"
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert re.fullmatch("[0-9a-f]{40}(-dirty)?", config["Labels"]["org.opencontainers.image.revision"])
     assert "8080/tcp" in config["ExposedPorts"]
     assert config["User"] in {"", "root", "0"}
     variables = dict(entry.split("=", 1) for entry in config["Env"])
     assert variables["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+    assert variables["NVIDIA_VISIBLE_DEVICES"] == "all"
 
 
 @pytest.mark.parametrize("tool", ["gcc", "cc", "g++", "make"])
@@ -149,3 +152,25 @@ def test_bytecode_was_written_at_build_time(image: str) -> None:
         "    assert int.from_bytes(cached.read_bytes()[8:12], 'little') == source, cached"
     )
     docker("run", "--rm", "--entrypoint=python", image, "-c", look)
+
+
+def test_nothing_of_cuda_is_missing(image: str) -> None:
+    """What the build removed is what no library needs; libcuda is the driver's, which the host brings."""
+    look = (
+        "import importlib.util, pathlib, subprocess\n"
+        "packages = pathlib.Path(importlib.util.find_spec('torch').origin).parents[1]\n"
+        "libraries = [*packages.glob('torch/lib/*.so'), *packages.glob('torch/_C.*.so')]\n"
+        "for library in libraries:\n"
+        "    for line in subprocess.run(['ldd', library], capture_output=True, text=True).stdout.splitlines():\n"
+        "        if 'not found' in line:\n"
+        "            print(line.split()[0])"
+    )
+    missing = docker("run", "--rm", "--entrypoint=python", image, "-c", look).log.split()
+    assert set(missing) <= {"libcuda.so.1"}
+
+
+def test_nothing_of_a_compiler_is_left(image: str) -> None:
+    look = (
+        "cd /opt/venv && find . -name '*.a' -size +100k -path '*/nvidia/*' -o -path '*/torch/include' -o -name triton"
+    )
+    assert docker("run", "--rm", "--entrypoint=bash", image, "-c", look).log == ""
