@@ -88,7 +88,7 @@ def index(tmp_path: Path) -> Iterator[str]:
 
 def test_the_cpu_image_has_torch_of_the_named_index_and_no_cuda(tag: str, index: str) -> None:
     build(tag, TORCH_INDEX=index, DOCKER_BUILD_FLAGS="--network host")
-    listed = docker("run", "--rm", "--entrypoint=pip", tag, "list", "--format=freeze").log.split()
+    listed = docker("run", "--rm", "--entrypoint=pip", tag, "list", "--format=freeze").log.lower().split()
     lock = (ROOT / "requirements" / "runtime.txt").read_text()
     for name, version in re.findall(r"(?m)^(torch|torchvision)==([0-9.]+)", lock):
         assert f"{name}=={version}+cpu" in listed
