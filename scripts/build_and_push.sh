@@ -27,7 +27,7 @@ what:
   -h, --help          print this
 
 Credentials are those of the aws command. The build takes BACKBONES, WEIGHTS_DIR, TORCH_INDEX and DOCKER_BUILD_FLAGS
-from the environment, as `make build` does; the tag of a CPU image (TORCH_INDEX) ends in -cpu.'
+from the environment, as make build does; the tag of a CPU image (TORCH_INDEX) ends in -cpu.'
 
 say() { echo "build_and_push: $*" >&2; }
 fail() {
