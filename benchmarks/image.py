@@ -143,7 +143,9 @@ def wait(condition: Callable[[], bool], began: float, name: str) -> float:
 def describe(image: str, rounds: list[dict[str, float]]) -> dict[str, Any]:
     """One row: size, layers, and medians over the rounds."""
     history = docker("history", "--no-trunc", "--human=false", "--format={{.Size}}\t{{.CreatedBy}}", image)
-    layers = [(int(size), step) for size, step in (line.split("\t", 1) for line in history.splitlines()) if int(size)]
+    layers = [
+        (int(size), step) for size, _, step in (line.partition("\t") for line in history.splitlines()) if int(size)
+    ]
     return {
         "image": image,
         "bytes": int(docker("image", "inspect", "--format={{.Size}}", image)),
