@@ -42,14 +42,16 @@ def docker(*arguments: str, check: bool = True) -> Result:
     return Result(done.returncode, done.stdout)
 
 
-def lay_out(ml: Path, hyperparameters: Mapping[str, str]) -> None:
+def lay_out(
+    ml: Path, hyperparameters: Mapping[str, str], *, hosts: Sequence[str] = ("algo-1",), current: str = "algo-1"
+) -> None:
     """What the platform writes before it starts a job; Docker mounts the channel itself."""
     for folder in ("input/config", "model", "output"):
         (ml / folder).mkdir(parents=True)
     documents = {
         "hyperparameters": dict(hyperparameters),
         "inputdataconfig": {"train": {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated"}},
-        "resourceconfig": {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"},
+        "resourceconfig": {"current_host": current, "hosts": list(hosts), "network_interface_name": "eth0"},
     }
     for name, document in documents.items():
         (ml / "input" / "config" / f"{name}.json").write_text(json.dumps(document))
