@@ -35,6 +35,14 @@ def s3_uri(text: str) -> str:
     return text
 
 
+def checked_s3_uri(argument: str, text: str) -> str:
+    """The same for an argument that is a folder with --local; raises `SettingError`."""
+    try:
+        return s3_uri(text)
+    except argparse.ArgumentTypeError as error:
+        raise SettingError(f"{argument}: {error}; with --local it is a folder of this machine") from error
+
+
 def duration(text: str) -> int:
     """`90m`, `4h`, `2d` or plain seconds -> seconds."""
     match = re.fullmatch(r"(\d+)([smhd]?)", text.strip().lower())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from scripts.launcher import arguments as types
@@ -53,7 +54,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, sources: argparse._Mutu
         sources: of which exactly one must be given; the command may have added one of its own.
     """
     sources.add_argument("--job", type=types.job_name, metavar="JOB", help="take the model of this training job")
-    sources.add_argument("--model-data", type=types.s3_uri, metavar="S3_URI", help="take this model.tar.gz")
+    sources.add_argument(
+        "--model-data", metavar="S3_URI", help="take this model.tar.gz; with --local a file, or a folder with a bundle"
+    )
     container = parser.add_argument_group("container and security")
     container.add_argument(
         "--env", type=types.pair, nargs="+", default=[], metavar="NAME=VALUE", help="environment of the container"
@@ -67,9 +70,22 @@ def add_model_arguments(parser: argparse.ArgumentParser, sources: argparse._Mutu
     container.add_argument("--tags", type=types.pair, nargs="+", default=[], metavar="KEY=VALUE", help="for the bill")
 
 
+def account_only(arguments: argparse.Namespace) -> dict[str, object]:
+    """Those of the arguments above that mean nothing on one machine, and what was given for them."""
+    return {
+        "--subnets": arguments.subnets,
+        "--security-groups": arguments.security_groups,
+        "--kms-key": arguments.kms_key,
+        "--network-isolation": arguments.network_isolation,
+        "--tags": arguments.tags,
+    }
+
+
 def model_calls(arguments: argparse.Namespace, settings: Settings, model_name: str) -> list[Call]:
     """CreateModel, after DescribeTrainingJob when the model is a job's; `send` puts its answer in."""
     container: dict[str, Any] = {"Image": settings.image, "ModelDataUrl": arguments.model_data or _MODEL_OF_JOB}
+    if not arguments.job:
+        types.checked_s3_uri("--model-data", arguments.model_data)
     if not arguments.job and not arguments.model_data.endswith(".tar.gz"):
         raise SettingError(f"--model-data={arguments.model_data} must name the model.tar.gz itself")
     if arguments.env:
@@ -125,6 +141,18 @@ def versions_of(name: str, found: Iterable[str]) -> list[str]:
     """Those of the names found that were made for the endpoint: its own name and a time."""
     pattern = re.compile(re.escape(name) + _STAMP)
     return [one for one in found if pattern.fullmatch(one)]
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The images of a folder and those below it, sorted.
+
+    Raises:
+        SettingError: there is none.
+    """
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise SettingError(f"{folder} holds no image; these are looked for: {', '.join(IMAGE_SUFFIXES)}")
+    return found
 
 
 def has_gpu(instance_type: str) -> bool:

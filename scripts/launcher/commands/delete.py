@@ -6,6 +6,7 @@ the name, also when the endpoint itself is gone.
 
   launch.py delete dogs
   launch.py delete dogs --all-configs --yes
+  launch.py delete dogs --local                    stop and forget the one that `deploy --local` started; asks nothing
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scripts.launcher import costs, hosting
 from scripts.launcher.commands import deploy
 from scripts.launcher.context import Context
 from scripts.launcher.errors import OutcomeError, ServiceError, SettingError
+from scripts.launcher.local import endpoints, folders
 from scripts.launcher.plan import Call
 from scripts.launcher.settings import Settings
 from scripts.launcher.waiting import Progress, wait
@@ -32,12 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("name", type=types.job_name, metavar="NAME", help="name of the endpoint")
     parser.add_argument("--all-configs", action="store_true", help="earlier versions' configurations and models too")
+    parser.add_argument("--local", action="store_true", help="the endpoint of this machine")
     parser.add_argument("--yes", action="store_true", help="do not ask; needed where nobody can answer")
+
+
+def needs_region(arguments: argparse.Namespace) -> bool:
+    """Whether the command talks to AWS at all."""
+    return not arguments.local
 
 
 def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     """What is known without asking AWS; the names that only AWS knows stand as ${Operation.Field}."""
     name = arguments.name
+    if arguments.local:
+        folders.refuse({"--all-configs": arguments.all_configs})
+        return [Call("sagemaker", "DeleteEndpoint", {"EndpointName": name})]
     config = "${DescribeEndpoint.EndpointConfigName}"
     return [
         Call("sagemaker", "DescribeEndpoint", {"EndpointName": name}),
@@ -59,6 +70,13 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
 def run(calls: Sequence[Call], context: Context) -> int:
     """Finds what belongs to the endpoint, asks, and deletes it."""
     arguments = context.arguments
+    if arguments.local:
+        here = folders.find_endpoint(arguments.name)
+        if here is None:
+            raise OutcomeError(folders.no_endpoint(arguments.name))
+        endpoints.delete(here.name, here.image)
+        context.say(f"deleted local endpoint {here.name}")
+        return 0
     if not arguments.yes and not sys.stdin.isatty():
         raise SettingError("nobody is here to confirm: give --yes")
     found = list(_belonging(context))

@@ -13,6 +13,10 @@ start, and while an --alarm rings. Type and number of the instances stay as they
   launch.py deploy dogs --model-data s3://bucket/model.tar.gz --instance-type ml.g5.xlarge --autoscale 1:4
   launch.py deploy dogs --job JOB --serverless --memory 4096
   launch.py deploy dogs --job JOB --alarm dogs-5xx --alarm dogs-latency --bake 300
+  launch.py deploy dogs --job JOB --local                        on this machine, in Docker, without an account
+
+--local serves a local job's model (or --model-data FOLDER) on 127.0.0.1, by the SageMaker SDK's local mode; the command
+returns when it can predict, and `launch.py delete NAME --local` ends it.
 
 `--dry-run` plans a new endpoint, with --update the change of an existing one. What only AWS knows stands in it as
 ${Operation.Field}. Deploying needs iam:PassRole for the role. The last line says how to delete it all again.
@@ -31,6 +35,7 @@ from scripts.launcher import costs, hosting
 from scripts.launcher import settings as settings_module
 from scripts.launcher.context import Context
 from scripts.launcher.errors import OutcomeError, ServiceError, SettingError
+from scripts.launcher.local import endpoints, folders
 from scripts.launcher.plan import Call
 from scripts.launcher.settings import Settings
 from scripts.launcher.waiting import Progress, wait
@@ -43,6 +48,7 @@ _INSTANCE_TYPE = "ml.c5.xlarge"
 _POLL_S = 15.0
 _STALE_POLLS = 3
 _TIMEOUT_S = 600
+_PORT = 8080
 _MEMORY_MB = tuple(range(1024, 6145, 1024))
 # RollingUpdatePolicy: a batch is between 5% and 50% of the instances, so one instance cannot roll.
 _BATCH_PERCENT = (5, 50)
@@ -116,6 +122,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds for getting the model from S3, 60 to 3600 (default %(default)s)",
     )
 
+    here = parser.add_argument_group("on this machine")
+    here.add_argument("--local", action="store_true", help="by the SageMaker SDK's local mode, with Docker")
+    here.add_argument("--port", type=_port, default=_PORT, metavar="PORT", help="of 127.0.0.1 (default %(default)s)")
+
     modes = parser.add_argument_group("serverless and async")
     mode = modes.add_mutually_exclusive_group()
     mode.add_argument("--serverless", action="store_true", help="no instances of one's own")
@@ -163,8 +173,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", action="store_true", help="return as soon as AWS has taken the requests")
 
 
+def needs_region(arguments: argparse.Namespace) -> bool:
+    """Whether the command talks to AWS at all."""
+    return not arguments.local
+
+
 def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     """The requests for a new endpoint, or with --update for one that has as many instances as are asked for."""
+    if arguments.local:
+        return _local_plan(arguments, settings)
     existing = Existing(instances=arguments.instance_count or 1) if arguments.update else None
     return requests(arguments, settings, existing)
 
@@ -202,6 +219,10 @@ def resource(name: str, variant: str) -> str:
 def run(calls: Sequence[Call], context: Context) -> int:
     """Creates or updates the endpoint and waits for it."""
     arguments = context.arguments
+    if arguments.local:
+        model = folders.model(arguments.job, arguments.model_data)
+        here = folders.Endpoint(arguments.name, arguments.port, folders.image(context.settings), str(model))
+        return endpoints.deploy(calls, here, context)
     existing = _look_up(context)
     # With what is known now; the names are the same, because they are made of the time of the start.
     calls = requests(arguments, context.settings, existing)
@@ -263,6 +284,42 @@ def wait_for(context: Context, name: str, config: str) -> None:
         return status
 
     wait(ask, Progress(f"endpoint {name}"), context.sleep, every_s=_POLL_S)
+
+
+def _local_plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
+    """The requests as the SDK's local mode takes them."""
+    folders.refuse(
+        {
+            "--serverless": arguments.serverless,
+            "--async": arguments.asynchronous,
+            "--autoscale": arguments.autoscale,
+            "--instance-count": arguments.instance_count not in (None, 1),
+            "--data-capture": arguments.data_capture,
+            "--update": arguments.update,
+            "--alarm": arguments.alarm,
+            "--no-wait": arguments.no_wait,
+            **hosting.account_only(arguments),
+        }
+    )
+    name = arguments.name
+    variant = {
+        "VariantName": VARIANT,
+        "ModelName": name,
+        "InstanceType": folders.instance_type(arguments.instance_type),
+        "InitialInstanceCount": 1,
+    }
+    return [
+        folders.model_call(name, settings, folders.model(arguments.job, arguments.model_data), dict(arguments.env)),
+        Call("sagemaker", "CreateEndpointConfig", {"EndpointConfigName": name, "ProductionVariants": [variant]}),
+        Call("sagemaker", "CreateEndpoint", {"EndpointName": name, "EndpointConfigName": name}),
+    ]
+
+
+def _port(text: str) -> int:
+    port = types.positive(text)
+    if port > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port; give 1 to 65535")
+    return port
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,10 @@ image on standard input. An image that is refused does not end the run, and make
 
   launch.py predict dogs photo.jpg
   launch.py predict dogs photos/ --top-k 1 --json > answers.jsonl
+  launch.py predict dogs photo.jpg --local               the endpoint that `deploy --local` started on this machine
   launch.py predict --url http://127.0.0.1:8080 photo.jpg        a running server, without AWS (make serve)
+
+A local endpoint is found by its name without --local as well, in the folder from which it was deployed.
 
 --json writes one line per image: {"image": PATH, "predictions": [...]} or {"image": PATH, "error": {...}}.
 AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME sends the requests to any server that speaks InvokeEndpoint. For an endpoint that
@@ -32,6 +35,7 @@ from scripts.launcher import hosting
 from scripts.launcher.aws import Aws
 from scripts.launcher.context import Context
 from scripts.launcher.errors import LaunchError, ServiceError, SettingError
+from scripts.launcher.local import engine, folders
 from scripts.launcher.plan import Call
 from scripts.launcher.settings import Settings
 from scripts.launcher.tables import table
@@ -80,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", metavar="URL", help="ask the server at this address instead, http://127.0.0.1:8080 say"
     )
+    parser.add_argument("--local", action="store_true", help="NAME is a local endpoint, and nothing of AWS")
     parser.add_argument(
         "--top-k", type=types.positive, default=3, metavar="K", help="candidates per image (default %(default)s)"
     )
@@ -92,11 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def needs_region(arguments: argparse.Namespace) -> bool:
     """Whether the command talks to AWS at all."""
-    return arguments.url is None
+    return arguments.url is None and not arguments.local
 
 
 def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     """One request per image; looks into folders."""
+    _look_here(arguments)
     # With --url there is no name, and what stands in its place is the first file.
     given = [arguments.target, *arguments.files] if arguments.url else arguments.files
     if not arguments.url and arguments.target is None:
@@ -105,6 +111,25 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     if not files:
         raise SettingError("no image: give one or more files or folders, or - for standard input")
     return [_call(arguments, file) for file in files]
+
+
+def _look_here(arguments: argparse.Namespace) -> None:
+    """Puts the address of a local endpoint where --url has its own, and the name out of the way."""
+    if arguments.url or arguments.target is None:
+        if arguments.url and arguments.local:
+            raise SettingError("--url and --local exclude each other; give one of them")
+        return
+    here = folders.find_endpoint(arguments.target)
+    if here is None:
+        if arguments.local:
+            raise SettingError(folders.no_endpoint(arguments.target))
+        return
+    if not arguments.dry_run and engine.is_free(here.port):
+        raise SettingError(
+            f"the local endpoint {here.name} is not running any more: `launch.py deploy {here.name} --local "
+            f"--model-data {here.model}` starts it again, `launch.py delete {here.name} --local` forgets it"
+        )
+    arguments.url, arguments.target, arguments.local = here.url, None, True
 
 
 def run(calls: Sequence[Call], context: Context) -> int:
@@ -134,10 +159,7 @@ def _files(given: Iterable[str]) -> Iterator[Path]:
         if text == "-":
             yield _STDIN
         elif path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in hosting.IMAGE_SUFFIXES)
-            if not found:
-                raise SettingError(f"{text} holds no image; these are looked for: {', '.join(hosting.IMAGE_SUFFIXES)}")
-            yield from found
+            yield from hosting.images_below(path)
         elif path.is_file():
             yield path
         else:

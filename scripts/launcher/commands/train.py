@@ -7,6 +7,14 @@ Hyperparameters are checked here, before anything is started. Log, status and me
 runs; the last line, on stdout, is the URI of its model. Ctrl-C stops the watching, not the job. The insight report is
 made by the image in every job and needs no option: `launch.py report NAME` fetches it.
 
+--local trains on this machine instead, in the image, by the SageMaker SDK's local mode and Docker; no account, region
+or network is needed. --data, --channel and --weights are folders or files, --instance-count the number of containers:
+
+    launch.py train --local --data photos --weights resnet18.pth --hp model=resnet18 --instance-count 2
+
+The bundle is in build/local/NAME/model, the report in build/local/NAME/output; Ctrl-C stops such a job, as the platform
+would, and keeps the model of its best epoch.
+
 --managed-debugger attaches AWS's own SageMaker Debugger with the rules LossNotDecreasing and Overfit as well. AWS
 closed that service to new customers on 2026-07-30: only accounts that used it before can start such a job.
 """
@@ -24,9 +32,12 @@ from scripts.launcher import costs, following
 from scripts.launcher import settings as settings_module
 from scripts.launcher.context import Context
 from scripts.launcher.errors import ServiceError, SettingError
+from scripts.launcher.local import folders, training
 from scripts.launcher.plan import Call
 from scripts.launcher.settings import Settings
 
+_INSTANCE_TYPE = "ml.g4dn.xlarge"
+_RUN_S = 4 * 3600
 _LONGEST_RUN_S = 28 * 86400
 # The API takes 21600 s, its documentation says 3600.
 _LONGEST_WARM_S = 3600
@@ -71,7 +82,7 @@ _RULES = ("LossNotDecreasing", "Overfit")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     data = parser.add_argument_group("what goes in")
-    data.add_argument("--data", type=types.s3_uri, metavar="S3_URI", help="images, as the channel `train`")
+    data.add_argument("--data", metavar="S3_URI", help="images, as the channel `train`")
     data.add_argument(
         "--channel",
         type=types.pair,
@@ -80,9 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=S3_URI",
         help="a further channel, as validation=s3://...; may be repeated",
     )
-    data.add_argument(
-        "--weights", type=types.s3_uri, metavar="S3_URI", help="pretrained weights: a state dict, or a folder of them"
-    )
+    data.add_argument("--weights", metavar="S3_URI", help="pretrained weights: a state dict, or a folder of them")
     data.add_argument(
         "--input-mode",
         choices=("File", "FastFile"),
@@ -99,10 +108,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hyperparameters, as model=resnet18 lr=0.01; the README lists them",
     )
     machines = parser.add_argument_group("machines, and what they may cost")
-    machines.add_argument("--instance-type", default="ml.g4dn.xlarge", metavar="TYPE", help="default %(default)s")
+    machines.add_argument(
+        "--local", action="store_true", help="on this machine, with Docker; --instance-type local_gpu with its GPUs"
+    )
+    machines.add_argument("--instance-type", metavar="TYPE", help=f"default {_INSTANCE_TYPE}")
     machines.add_argument("--instance-count", type=types.positive, default=1, metavar="N", help="default %(default)s")
     machines.add_argument(
-        "--max-run", type=types.duration, default="4h", metavar="TIME", help="stop the job then; default %(default)s"
+        "--max-run", type=types.duration, metavar="TIME", help="stop the job then; default 4h, with --local never"
     )
     machines.add_argument(
         "--spot",
@@ -148,8 +160,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     settings_module.add_arguments(parser, "role", "bucket", "prefix", "image")
 
 
+def needs_region(arguments: argparse.Namespace) -> bool:
+    """Whether the command talks to AWS at all."""
+    return not arguments.local
+
+
 def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     """One CreateTrainingJob."""
+    if arguments.local:
+        return [_local_plan(arguments, settings)]
     name = arguments.name or settings.unique_name("dogbreed")
     outputs = settings.s3_uri("jobs")
     parameters: dict[str, Any] = {
@@ -188,6 +207,8 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
 
 def run(calls: Sequence[Call], context: Context) -> int:
     """Starts the job, follows it and prints the URI of its model."""
+    if context.arguments.local:
+        return training.train(calls[0], context)
     (create,) = calls
     arguments, name = context.arguments, create.parameters["TrainingJobName"]
     context.say(_cost_line(create))
@@ -215,31 +236,74 @@ def run(calls: Sequence[Call], context: Context) -> int:
     return 0
 
 
+def _local_plan(arguments: argparse.Namespace, settings: Settings) -> Call:
+    """The request as the SDK's local mode takes it: folders for S3, and nothing that only the account has."""
+    folders.refuse(
+        {
+            "--input-mode FastFile": arguments.input_mode == "FastFile",
+            "--spot": arguments.spot,
+            "--max-wait": arguments.max_wait,
+            "--checkpoints": arguments.checkpoints,
+            "--warm-pool": arguments.warm_pool,
+            "--subnets": arguments.subnets,
+            "--security-groups": arguments.security_groups,
+            "--kms-key": arguments.kms_key,
+            "--network-isolation": arguments.network_isolation,
+            "--tags": arguments.tags,
+            "--managed-debugger": arguments.managed_debugger,
+            "--no-wait": arguments.no_wait,
+        }
+    )
+    channels = [
+        _channel(name, folders.given_uri(argument, text), "File") for argument, name, text in _given_channels(arguments)
+    ]
+    _check_names(channels)
+    name = arguments.name or settings.unique_name("dogbreed")
+    parameters = {
+        "TrainingJobName": name,
+        "AlgorithmSpecification": {"TrainingImage": folders.image(settings), "TrainingInputMode": "File"},
+        "HyperParameters": types.hyperparameters(arguments.hp),
+        "InputDataConfig": channels,
+        "OutputDataConfig": {"S3OutputPath": folders.uri_of(folders.job_folder(name))},
+        "ResourceConfig": {
+            "InstanceType": folders.instance_type(arguments.instance_type),
+            "InstanceCount": arguments.instance_count,
+        },
+    }
+    return Call("sagemaker", "CreateTrainingJob", parameters)
+
+
 def _channels(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    given = [("train", arguments.data)] if arguments.data else []
-    given += [(name, _checked_uri(uri)) for name, uri in arguments.channel]
+    channels = []
+    for argument, name, text in _given_channels(arguments):
+        uri = types.checked_s3_uri(argument, text)
+        if name == _WEIGHTS_CHANNEL and argument == "--weights":
+            folder = not uri.endswith(_WEIGHTS_SUFFIXES)
+            # Read once and whole: there is nothing to stream.
+            channels.append(_channel(name, uri.rstrip("/") + "/" if folder else uri, "File"))
+        else:
+            channels.append(_channel(name, uri.rstrip("/") + "/", arguments.input_mode))
+    _check_names(channels)
+    return channels
+
+
+def _given_channels(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """Argument, name of the channel, and where its data is; at least one with images."""
+    given = [("--data", "train", arguments.data)] if arguments.data else []
+    given += [("--channel", name, text) for name, text in arguments.channel]
     if not given:
-        raise SettingError("no data: give --data s3://bucket/key, which `launch.py upload FOLDER` prints")
-    channels = [_channel(name, uri.rstrip("/") + "/", arguments.input_mode) for name, uri in given]
-    if arguments.weights:
-        uri = arguments.weights
-        folder = not uri.endswith(_WEIGHTS_SUFFIXES)
-        # Read once and whole: there is nothing to stream.
-        channels.append(_channel(_WEIGHTS_CHANNEL, uri.rstrip("/") + "/" if folder else uri, "File"))
+        where = "FOLDER" if arguments.local else "s3://bucket/key, which `launch.py upload FOLDER` prints"
+        raise SettingError(f"no data: give --data {where}")
+    return given + ([("--weights", _WEIGHTS_CHANNEL, arguments.weights)] if arguments.weights else [])
+
+
+def _check_names(channels: Sequence[Mapping[str, Any]]) -> None:
     names = [channel["ChannelName"] for channel in channels]
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9.\-_]{1,64}", name):
             raise SettingError(f"channel {name!r} is not a name that SageMaker takes; give letters, digits and . - _")
         if names.count(name) > 1:
             raise SettingError(f"channel {name!r} is given twice: --data is `train`, --weights is `{_WEIGHTS_CHANNEL}`")
-    return channels
-
-
-def _checked_uri(text: str) -> str:
-    try:
-        return types.s3_uri(text)
-    except argparse.ArgumentTypeError as error:
-        raise SettingError(f"--channel: {error}") from error
 
 
 def _channel(name: str, uri: str, mode: str) -> dict[str, Any]:
@@ -249,16 +313,15 @@ def _channel(name: str, uri: str, mode: str) -> dict[str, Any]:
 
 
 def _resources(arguments: argparse.Namespace) -> dict[str, Any]:
+    instance_type = arguments.instance_type or _INSTANCE_TYPE
     resources = {
-        "InstanceType": arguments.instance_type,
+        "InstanceType": instance_type,
         "InstanceCount": arguments.instance_count,
         "VolumeSizeInGB": arguments.volume_gb,
     }
-    if not arguments.instance_type.startswith("ml."):
-        raise SettingError(
-            f"--instance-type {arguments.instance_type!r} is not one of SageMaker's; they look like ml.g5.xlarge"
-        )
-    if arguments.kms_key and _EBS_ONLY.match(arguments.instance_type):
+    if not instance_type.startswith("ml."):
+        raise SettingError(f"--instance-type {instance_type!r} is not one of SageMaker's; they look like ml.g5.xlarge")
+    if arguments.kms_key and _EBS_ONLY.match(instance_type):
         resources["VolumeKmsKeyId"] = arguments.kms_key
     if arguments.warm_pool:
         if arguments.spot:
@@ -270,15 +333,16 @@ def _resources(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _limits(arguments: argparse.Namespace) -> dict[str, int]:
-    if arguments.max_run > _LONGEST_RUN_S:
-        raise SettingError(f"--max-run is {arguments.max_run} s; SageMaker's limit is 28d")
-    limits = {"MaxRuntimeInSeconds": arguments.max_run}
+    max_run = arguments.max_run or _RUN_S
+    if max_run > _LONGEST_RUN_S:
+        raise SettingError(f"--max-run is {max_run} s; SageMaker's limit is 28d")
+    limits = {"MaxRuntimeInSeconds": max_run}
     if arguments.spot:
-        wait = 2 * arguments.max_run if arguments.max_wait is None else arguments.max_wait
+        wait = 2 * max_run if arguments.max_wait is None else arguments.max_wait
         # The API says greater or equal, the guide greater.
-        if wait <= arguments.max_run:
+        if wait <= max_run:
             raise SettingError(
-                f"--max-wait is {wait} s and --max-run {arguments.max_run} s; waiting includes running, so give more"
+                f"--max-wait is {wait} s and --max-run {max_run} s; waiting includes running, so give more"
             )
         limits["MaxWaitTimeInSeconds"] = wait
     elif arguments.max_wait is not None:

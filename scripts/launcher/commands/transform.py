@@ -6,6 +6,10 @@ The job ends by itself, and costs until then.
 
   launch.py transform s3://bucket/photos s3://bucket/answers --job dogbreed-20261120-203105-042
   launch.py transform s3://bucket/photos s3://bucket/answers --model dogs-20261120-203105-042 --instance-count 4
+  launch.py transform photos answers --local --job dogs-1        folders of this machine, in Docker, without an account
+
+--local runs it by the SageMaker SDK's local mode: INPUT and OUTPUT are folders, searched in depth for images, and
+--job names a local job (or --model-data a folder); one image at a time, none of them lost for the others.
 
 CPU instances only: the newest driver that batch transform offers is 535, and the image's CUDA 13 needs 580. The model
 that is made for the job is deleted after it, unless --keep-model or --no-wait is given.
@@ -15,12 +19,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from scripts.launcher import arguments as types
 from scripts.launcher import hosting
 from scripts.launcher import settings as settings_module
 from scripts.launcher.context import Context
 from scripts.launcher.errors import OutcomeError, ServiceError, SettingError
+from scripts.launcher.local import folders, transforms
 from scripts.launcher.plan import Call
 from scripts.launcher.settings import Settings
 from scripts.launcher.waiting import Progress, wait
@@ -37,8 +43,9 @@ _COUNTED = 5000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("input", type=types.s3_uri, metavar="INPUT", help="s3://bucket/prefix of the images")
-    parser.add_argument("output", type=types.s3_uri, metavar="OUTPUT", help="s3://bucket/prefix for the answers")
+    parser.add_argument("input", metavar="INPUT", help="s3://bucket/prefix of the images")
+    parser.add_argument("output", metavar="OUTPUT", help="s3://bucket/prefix for the answers")
+    parser.add_argument("--local", action="store_true", help="on this machine, with Docker; see above")
     sources = parser.add_mutually_exclusive_group(required=True)
     sources.add_argument("--model", type=types.job_name, metavar="NAME", help="a SageMaker model that exists")
     hosting.add_model_arguments(parser, sources)
@@ -51,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="beginning of its name (%(default)s)",
     )
-    job.add_argument("--instance-type", default=_INSTANCE_TYPE, metavar="TYPE", help="default %(default)s")
+    job.add_argument("--instance-type", metavar="TYPE", help=f"default {_INSTANCE_TYPE}")
     job.add_argument("--instance-count", type=int, default=1, metavar="N", help="1 to 100 (default %(default)s)")
     job.add_argument("--content-type", default="image/jpeg", metavar="TYPE", help="of every object (%(default)s)")
     job.add_argument("--accept", default="application/json", metavar="TYPE", help="of every answer (%(default)s)")
@@ -70,9 +77,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--no-wait", action="store_true", help="return as soon as AWS has taken the requests")
 
 
+def needs_region(arguments: argparse.Namespace) -> bool:
+    """Whether the command talks to AWS at all."""
+    return not arguments.local
+
+
 def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     """The model, unless it exists, and the job."""
     name = settings.unique_name(arguments.name)
+    if arguments.local:
+        return _local_plan(arguments, settings, name)
+    types.checked_s3_uri("INPUT", arguments.input)
+    types.checked_s3_uri("OUTPUT", arguments.output)
     calls = [] if arguments.model else hosting.model_calls(arguments, settings, name)
     return [*calls, _job(arguments, name)]
 
@@ -80,6 +96,8 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
 def run(calls: Sequence[Call], context: Context) -> int:
     """Looks at the input, starts the job, waits, and counts the answers."""
     arguments = context.arguments
+    if arguments.local:
+        return _run_here(calls, context)
     job = calls[-1]
     name = job.parameters["TransformJobName"]
     # Read from the plan, where they have been checked.
@@ -109,7 +127,57 @@ def run(calls: Sequence[Call], context: Context) -> int:
             context.aws.call(Call("sagemaker", "DeleteModel", {"ModelName": name}))
 
 
+def _local_plan(arguments: argparse.Namespace, settings: Settings, name: str) -> list[Call]:
+    """The requests as the SDK's local mode takes them."""
+    folders.refuse(
+        {
+            "--model": arguments.model,
+            "--instance-count": arguments.instance_count != 1,
+            "--max-concurrent": arguments.max_concurrent,
+            "--keep-model": arguments.keep_model,
+            "--no-wait": arguments.no_wait,
+            **hosting.account_only(arguments),
+        }
+    )
+    if not Path(arguments.input).is_dir():
+        raise SettingError(f"INPUT {arguments.input}: with --local give a folder of this machine")
+    if arguments.output.startswith("s3://"):
+        raise SettingError(f"OUTPUT {arguments.output}: with --local give a folder of this machine")
+    images = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": folders.uri_of(Path(arguments.input))}}
+    parameters = {
+        "TransformJobName": name,
+        "ModelName": name,
+        "BatchStrategy": "SingleRecord",
+        "MaxPayloadInMB": arguments.max_payload,
+        "TransformInput": {"DataSource": images, "ContentType": arguments.content_type},
+        "TransformOutput": {"S3OutputPath": folders.uri_of(Path(arguments.output)), "Accept": arguments.accept},
+        "TransformResources": {
+            "InstanceType": folders.instance_type(arguments.instance_type),
+            "InstanceCount": arguments.instance_count,
+        },
+    }
+    return [
+        folders.model_call(name, settings, folders.model(arguments.job, arguments.model_data), dict(arguments.env)),
+        Call("sagemaker", "CreateTransformJob", parameters),
+    ]
+
+
+def _run_here(calls: Sequence[Call], context: Context) -> int:
+    arguments = context.arguments
+    model, create = calls
+    source = Path(arguments.input)
+    images = [path.relative_to(source) for path in hosting.images_below(source)]
+    refused = transforms.transform(model, create, images, context)
+    for image, reason in refused.items():
+        context.say(f"{image}: {reason}")
+    without = f"; no answer for {_some([str(image) for image in refused])}" if refused else ""
+    context.say(f"{len(images) - len(refused)} of {len(images)} images were answered{without}")
+    print(arguments.output)
+    return 1 if refused else 0
+
+
 def _job(arguments: argparse.Namespace, name: str) -> Call:
+    instance_type = arguments.instance_type or _INSTANCE_TYPE
     for argument, value, low, high in (
         ("--instance-count", arguments.instance_count, 1, _MAX_INSTANCES),
         ("--max-payload", arguments.max_payload, 1, _MAX_MB),
@@ -123,9 +191,9 @@ def _job(arguments: argparse.Namespace, name: str) -> Call:
             f"--max-concurrent {arguments.max_concurrent} times --max-payload {arguments.max_payload} is over "
             f"{_MAX_MB} MB; with this payload give at most {_MAX_MB // arguments.max_payload}"
         )
-    if hosting.has_gpu(arguments.instance_type):
+    if hosting.has_gpu(instance_type):
         raise SettingError(
-            f"--instance-type {arguments.instance_type} has GPUs, and the newest driver that batch transform has "
+            f"--instance-type {instance_type} has GPUs, and the newest driver that batch transform has "
             "is 535, while CUDA 13 needs 580; take a CPU instance such as ml.c7i.4xlarge"
         )
     kms = arguments.kms_key
@@ -151,7 +219,7 @@ def _job(arguments: argparse.Namespace, name: str) -> Call:
             **({"KmsKeyId": kms} if kms else {}),
         },
         "TransformResources": {
-            "InstanceType": arguments.instance_type,
+            "InstanceType": instance_type,
             "InstanceCount": arguments.instance_count,
             **({"VolumeKmsKeyId": kms} if kms else {}),
         },
