@@ -157,6 +157,8 @@ def test_ctrl_c_stops_the_container_and_keeps_the_model(launch: Launch, data: Pa
     assert containers(name) == []
 
 
+# Strict: whoever makes the image train on several hosts finds this test, and takes the mark away.
+@pytest.mark.xfail(reason="the image refuses a job of several hosts so far", strict=True)
 def test_two_instances_end_with_one_bundle(launch: Launch, data: Path) -> None:
     name = unique("job")
     argv = ("--data", str(data), "--name", name, "--instance-count", "2", "--hp", *SHORT)
@@ -208,6 +210,19 @@ def test_a_model_that_cannot_be_served_is_said_to_at_once(launch: Launch, job: s
     assert time.monotonic() - began < 300, "it waited for --startup-timeout"
     assert "model.safetensors" in next(line for line in ended.stderr.splitlines() if line.startswith("launch.py"))
     assert containers(name) == []
+
+
+def test_ctrl_c_while_an_endpoint_starts_leaves_nothing_running(launch: Launch, job: str, data: Path) -> None:
+    name = unique("dogs")
+    with launch.start("deploy", name, "--local", "--job", job, "--port", str(free_port())) as process:
+        assert process.stderr is not None
+        assert f"local endpoint {name}: " in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert containers(name) == []
+    ended = launch("predict", name, str(data), "--local")
+    assert f"there is no local endpoint {name}" in ended.stderr
 
 
 def test_a_transform_answers_every_image_and_names_the_broken_one(

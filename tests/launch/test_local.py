@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import socket
 import tarfile
 from pathlib import Path
 
 import pytest
-from tests.launch.conftest import Launch
+from tests.launch.conftest import REPOSITORY, Launch
 
-from scripts.launcher.commands import predict
 from scripts.launcher.errors import SettingError
 from scripts.launcher.local import folders
 from scripts.launcher.local.process import plain
@@ -88,6 +89,25 @@ def test_a_transform_is_planned_without_an_account(launch: Launch, here: Path) -
     _, job = planned(launch, "transform", "photos", "answers", "--local", "--job", "j1")
     assert job["TransformInput"]["DataSource"]["S3DataSource"]["S3Uri"] == f"file://{here}/photos"
     assert job["TransformOutput"]["S3OutputPath"] == f"file://{here}/answers"
+
+
+def test_the_guide_s_commands_are_understood(launch: Launch, here: Path) -> None:
+    guide = (REPOSITORY / "docs" / "aws.md").read_text(encoding="utf-8")
+    section = guide.partition("## Without an account: --local")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"^```bash\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line.removeprefix("scripts/launch.py ")) for line in block.splitlines()]
+    assert [argv[0] for argv in commands] == ["train", "deploy", "predict", "transform", "delete"]
+    for name in (
+        "photos/dogs/Beagle/a.jpg",
+        "photos/photo.jpg",
+        "resnet18.pth",
+        "build/local/dogs-1/model/bundle.json",
+    ):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text("{}")
+    endpoint("dogs", 8080)
+    for argv in commands:
+        assert planned(launch, *argv), argv
 
 
 DATA = ("--data", "photos")
@@ -205,7 +225,6 @@ def test_predict_of_another_name_still_asks_aws(launch: Launch) -> None:
     endpoint("dogs", 8123)
     (request,) = planned(launch, "predict", "cats", "photos")
     assert request["EndpointName"] == "cats"
-    assert predict.needs_region.__doc__
 
 
 @pytest.mark.parametrize(

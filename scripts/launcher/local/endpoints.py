@@ -5,8 +5,11 @@ An endpoint outlives the command that started it: the SDK's process holds its co
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -74,10 +77,13 @@ def deploy(calls: Sequence[Call], endpoint: Endpoint, context: Context) -> int:
     try:
         wait(ask, Progress(f"local endpoint {endpoint.name}"), context.sleep, every_s=_POLL_S)
     except BaseException:
+        # First what would still start a container.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         _end(endpoint.name)
         # The log stays, to be read.
         (endpoint.folder / folders.DESCRIPTION).unlink()
-        process.wait()
         raise
     # It goes on without this process, which has nothing to wait for.
     process.returncode = 0
