@@ -158,7 +158,6 @@ def test_ctrl_c_stops_the_container_and_keeps_the_model(launch: Launch, data: Pa
 
 
 # Strict: whoever makes the image train on several hosts finds this test, and takes the mark away.
-@pytest.mark.xfail(reason="the image refuses a job of several hosts so far", strict=True)
 def test_two_instances_end_with_one_bundle(launch: Launch, data: Path) -> None:
     name = unique("job")
     argv = ("--data", str(data), "--name", name, "--instance-count", "2", "--hp", *SHORT)
