@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.container.test_image import missing_engine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 
@@ -30,22 +29,12 @@ QUICK = ("model=tiny", "pretrained=false", "trainable=all", "image-size=32", "ba
 SHORT, ENDLESS = (*QUICK, "epochs=2"), (*QUICK, "epochs=1000", "patience=0")
 
 
-@pytest.fixture(scope="module")
-def image() -> str:
-    """Tag of the image under test: built from this tree, unless DOGBREED_TEST_IMAGE names one."""
-    reason = missing_engine()
-    if reason:
-        pytest.skip(reason)
-    compose = subprocess.run(["docker", "compose", "version"], capture_output=True)
-    if compose.returncode and shutil.which("docker-compose") is None:
+@pytest.fixture(autouse=True)
+def compose(engine: None) -> None:
+    """Skips what the SDK starts by docker-compose where there is none."""
+    found = subprocess.run(["docker", "compose", "version"], capture_output=True)
+    if found.returncode and shutil.which("docker-compose") is None:
         pytest.skip("there is neither `docker compose` nor `docker-compose`")
-    given = os.environ.get("DOGBREED_TEST_IMAGE")
-    if given:
-        return given
-    built = subprocess.run(["make", "build", "TAG=dogbreed:test"], capture_output=True, text=True, cwd=ROOT)
-    if built.returncode:
-        pytest.fail(f"make build failed:\n{built.stdout[-3000:]}{built.stderr[-3000:]}")
-    return "dogbreed:test"
 
 
 @pytest.fixture(scope="module")
