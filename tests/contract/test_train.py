@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,21 +31,6 @@ QUICK = {
     "lr": "0.01",
     "num-workers": "0",
 }
-
-
-@pytest.fixture
-def in_process(opt_ml: OptMl, monkeypatch: pytest.MonkeyPatch) -> Iterator[OptMl]:
-    """Runs `job.main()` here instead of in a process of its own, which costs seconds; undoes what it changes."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(opt_ml.root))
-    monkeypatch.setenv("DOGBREED_WEIGHTS_DIR", str(opt_ml.root / "no-weights"))
-    yield opt_ml
-    root.handlers[:] = before
-    root.setLevel(level)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def start(opt_ml: OptMl) -> subprocess.Popen[str]:
