@@ -1,75 +1,64 @@
-"""Channels -> splits -> batches.
+"""Samples -> batches, an epoch at a time.
 
-A class is a folder of images; a channel is a folder of classes. Reads names only until a batch is asked for, writes
-nothing beside the data (FastFile is a read-only stream), and treats an image that cannot be decoded as a fact about
-the data: it is left out of its batch and reported with it.
+Threads read, decode and view; every one of them works on the same few batches, each on its share, so that what is in
+memory does not grow with their number. Decoding, resizing and copying release the interpreter's lock, and threads need
+no shared memory, no pickling and no time to start. An image that cannot be decoded is a fact about the data: it is left
+out of its batch and reported with it.
+
+Order and views follow from (seed, epoch, position) alone, whatever the number of threads and of ranks.
 
 Legend: N batch, S side of the network's input in pixels.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
 import random
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, cast
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import psutil
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.overrides import TorchFunctionMode
 
-from dogbreed.errors import DataError
-from dogbreed.labels import Labels
-from dogbreed.preprocessing import CorruptImageError, decode, is_image_file
+from dogbreed.preprocessing import CorruptImageError, decode
+from dogbreed.training.sources import Sample, Splits, find_splits, merge_labels
 
-TRAIN_NAMES = ("train", "training")
-VALIDATION_NAMES = ("validation", "valid", "val")
-TEST_NAMES = ("test", "testing")
-# Channels that bring something else than images.
-_OTHER_CHANNELS = frozenset({"pretrained", "model"})
+__all__ = [
+    "Batch",
+    "DecodedImages",
+    "EpochLoader",
+    "ImageSource",
+    "Sample",
+    "SeededView",
+    "Splits",
+    "View",
+    "advise_workers",
+    "choose_workers",
+    "find_splits",
+    "make_loader",
+    "merge_labels",
+]
 
-_PREFETCHED_BATCHES = 2
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  torch's workers put batches there; nothing of ours is written to it
+_BATCHES_AHEAD = 3
+# Of the free memory, at most this share is for batches that wait.
+_MEMORY_SHARE = 0.25
+_TOLERATED_WAIT = 0.1
 
 View = Callable[[Tensor], Tensor]
-"""uint8 [3, H, W] -> uint8 [3, S, S]; draws from torch's global generator when it is random."""
+"""uint8 [3, H, W] -> uint8 [3, S, S]; leaves its input as it is. A random one draws from torch's global generator, in
+place of which the loader puts one that is seeded for the image and the epoch; see also `SeededView`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One image file and the index of its class."""
+@runtime_checkable
+class SeededView(Protocol):
+    """A random view that can be handed its generator, which is quicker than to have all of its calls watched."""
 
-    path: Path
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Splits:
-    """The samples of a job.
-
-    Attributes:
-        labels: the classes, from the training folders.
-        test: None when there is no test channel.
-        fingerprint: SHA-256 over the relative names and sizes of the training files.
-        held_out: validation samples were taken from the training channel.
-    """
-
-    labels: Labels
-    train: tuple[Sample, ...]
-    validation: tuple[Sample, ...]
-    test: tuple[Sample, ...] | None
-    fingerprint: str
-    held_out: bool
-
-    @property
-    def images(self) -> int:
-        """Number of images in all splits."""
-        return len(self.train) + len(self.validation) + len(self.test or ())
+    def seeded(self, image_CHW: Tensor, generator: torch.Generator) -> Tensor:
+        """uint8 [3, H, W] -> uint8 [3, S, S]; leaves its input as it is."""
 
 
 class Batch(NamedTuple):
@@ -86,39 +75,28 @@ class Batch(NamedTuple):
     corrupt: tuple[str, ...]
 
 
-def find_splits(channels: Mapping[str, Path], *, validation_fraction: float, seed: int) -> Splits:
-    """Finds the samples of all splits in the job's channels, given as name -> folder.
+class ImageSource(Protocol):
+    """Where the images of a split come from. Threads share one."""
 
-    Either each split is a channel (`train`; `validation`, `valid` or `val`; `test`), or one channel holds folders of
-    these names, as the Udacity archive does. Without validation images, a share of each class is held out.
+    def read(self, position: int) -> Tensor:
+        """The image of the sample at a position, uint8 [3, H, W]; raises CorruptImageError or OSError."""
 
-    Raises:
-        DataError: a channel or class is missing, empty or unknown; names the folder and what was found.
-    """
-    folders = _split_folders(channels)
-    train_folder = folders["train"]
-    classes = _class_folders(train_folder)
-    if len(classes) < 2:
-        found = ", ".join(sorted(path.name for path in train_folder.iterdir())[:5]) or "nothing"
-        raise DataError(
-            f"{train_folder} must hold one folder per class, at least two, but holds {len(classes)} (found: {found})"
-        )
-    labels = Labels.from_folders(classes)
-    train = _samples(train_folder, labels)
-    _check_every_class_has_images(train_folder, labels, train)
-    fingerprint = _fingerprint(train_folder, train)
-    if "validation" in folders:
-        validation = _labelled(folders["validation"], labels, "validation")
-    else:
-        train, validation = _hold_out(train, len(labels), validation_fraction, seed)
-    return Splits(
-        labels=labels,
-        train=train,
-        validation=validation,
-        test=_labelled(folders["test"], labels, "test") if "test" in folders else None,
-        fingerprint=fingerprint,
-        held_out="validation" not in folders,
-    )
+    def end_epoch(self) -> None:
+        """All that was asked for has been read, for now."""
+
+
+class DecodedImages:
+    """Decodes the files anew whenever they are asked for."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+
+    def read(self, position: int) -> Tensor:
+        """See `ImageSource`."""
+        return decode(self._samples[position].path)
+
+    def end_epoch(self) -> None:
+        """Nothing is kept."""
 
 
 def make_loader(
@@ -130,6 +108,7 @@ def make_loader(
     seed: int,
     shuffle: bool,
     pin: bool,
+    images: ImageSource | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> EpochLoader:
@@ -138,226 +117,277 @@ def make_loader(
     Args:
         samples: the split.
         view: image -> network input.
-        batch_size: N.
-        workers: processes that decode; 0 decodes in the caller's.
+        batch_size: N, over all ranks.
+        workers: threads that decode; 0 decodes in the caller's.
         seed: of the order and of random views.
         shuffle: a new order each epoch.
         pin: page-locked batches, for copies to a GPU.
-        rank: of this process among those that share every batch.
-        ranks: number of them; a batch of this process holds each of their samples once, and may be empty.
+        images: where the samples' images come from, by position; None decodes their files.
+        rank: of this process; it takes positions rank, rank + ranks, ... of every batch, which may be none of the last.
+        ranks: processes that share the batches. Together their batches are those of a single process.
     """
-    batches = _EpochBatches(len(samples), batch_size, seed=seed, shuffle=shuffle, rank=rank, ranks=ranks)
-    loader = DataLoader(
-        _Images(samples, view),
-        batch_sampler=batches,
-        # Unused by us, but without one of its own the loader draws from the generator that dropout uses.
-        generator=torch.Generator(),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=pin,
-        persistent_workers=workers > 0,
-        prefetch_factor=_PREFETCHED_BATCHES if workers else None,
-        worker_init_fn=_start_worker if workers else None,
+    return EpochLoader(
+        _Recipe(samples, _seeding(view), images or DecodedImages(samples), pin),
+        _Plan(len(samples), batch_size, seed=seed, shuffle=shuffle, rank=rank, ranks=ranks),
+        workers,
     )
-    # The collate function makes batches of the items, which DataLoader's type does not know.
-    return EpochLoader(cast(Iterable[Batch], loader), batches)
 
 
 class EpochLoader:
     """Iterates over the batches of one epoch at a time; `len` is the number of batches."""
 
-    def __init__(self, loader: Iterable[Batch], batches: _EpochBatches) -> None:
-        self._loader = loader
-        self._batches = batches
+    def __init__(self, recipe: _Recipe, plan: _Plan, workers: int) -> None:
+        self._recipe = recipe
+        self._plan = plan
+        self._workers = workers
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._plan)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number ``start`` on; the order depends on the seed and the epoch alone."""
-        self._batches.epoch, self._batches.start = number, start
-        return iter(self._loader)
+        """The batches of an epoch from number ``start`` on; the order depends on the seed and the epoch alone.
+
+        The threads live as long as the iterator, also when it is left early.
+        """
+        batches = (_Assembly(self._recipe, keys) for keys in self._plan.epoch(number)[start:])
+        try:
+            if self._workers:
+                yield from _work_ahead(batches, self._workers)
+            else:
+                for batch in batches:
+                    batch.work(0, 1)
+                    yield batch.finish()
+        finally:
+            self._recipe.images.end_epoch()
 
 
-def choose_workers(
-    requested: int, *, cpus: int, batches: int, batch_bytes: int, shared_memory: Path = _SHARED_MEMORY
-) -> int:
-    """Number of loader processes.
+def choose_workers(requested: int, *, cpus: int, batches: int, batch_bytes: int, free_bytes: int | None = None) -> int:
+    """Number of loader threads; 0 where not even the batches that wait would fit the memory.
 
     Args:
         requested: -1 for as many as ``cpus``.
         cpus: CPUs that loading may use.
-        batches: batches per epoch; more workers than that would idle.
-        batch_bytes: size of one batch.
-        shared_memory: where worker processes hand over batches; Docker gives it 64 MB by default, and a full one kills
-            the process with a bus error, so too small a one means fewer workers.
+        batches: batches per epoch; a loader of a single batch has nothing to work ahead on.
+        batch_bytes: size of one batch; a few wait, whatever the number of threads.
+        free_bytes: memory; default is what the machine has.
     """
-    wanted = min(cpus if requested < 0 else requested, batches)
-    try:
-        free = shutil.disk_usage(shared_memory).free
-    except OSError:
+    free = psutil.virtual_memory().available if free_bytes is None else free_bytes
+    if batches < 1 or (_BATCHES_AHEAD + 1) * batch_bytes > free * _MEMORY_SHARE:
         return 0
-    # Every worker holds its prefetched batches, and the loop the one in hand.
-    affordable = int((free * 0.8 / max(1, batch_bytes) - 1) // (_PREFETCHED_BATCHES + 1))
-    return max(0, min(wanted, affordable))
+    return cpus if requested < 0 else requested
 
 
-class _Images(Dataset[tuple[Tensor | None, int, str]]):
-    """Decodes and views single images; keys carry the seed of a random view."""
+def advise_workers(wait_share: float, cpus: int, workers: int) -> str:
+    """What to change when training waits for its images; empty when it hardly does.
 
-    def __init__(self, samples: Sequence[Sample], view: View) -> None:
-        self._samples = samples
-        self._view = view
+    Args:
+        wait_share: of an epoch's time that was spent waiting for batches, in [0, 1].
+        cpus: CPUs that the job may use.
+        workers: loader threads that it used.
+    """
+    if wait_share < _TOLERATED_WAIT:
+        return ""
+    found = f"training waited for images {wait_share:.0%} of the time"
+    if workers < cpus:
+        return f"{found} with {workers} loader threads on {cpus} CPUs; set num-workers={cpus}"
+    if workers > cpus:
+        return f"{found} with {workers} loader threads on {cpus} CPUs, more than can run; set num-workers={cpus}"
+    return (
+        f"{found} with all {cpus} CPUs loading; use an instance with more CPUs, or store the photos smaller, with the "
+        f"shorter side near image-size"
+    )
 
-    def __len__(self) -> int:
-        return len(self._samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int, str]:
-        position, view_seed = key
-        sample = self._samples[position]
-        try:
-            image = decode(sample.path)
-        except (CorruptImageError, OSError) as error:
-            return None, sample.index, f"{sample.path} ({error})"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(view_seed)
-            return self._view(image), sample.index, ""
-
-
-class _EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of positions with the seed of each one's view: all follows from (seed, epoch, position)."""
+class _Plan:
+    """Which samples make up which batch: keys of (position, seed of its view), from (seed, epoch) alone."""
 
     def __init__(self, samples: int, batch_size: int, *, seed: int, shuffle: bool, rank: int, ranks: int) -> None:
-        self._samples = samples
-        self._batch_size = batch_size
-        self._seed = seed
-        self._shuffle = shuffle
-        self._rank = rank
-        self._ranks = ranks
         # BatchNorm cannot learn from a single sample with 1x1 maps: a last batch of one sits out, another one each
         # epoch.
         lonely = shuffle and batch_size > 1 and samples > batch_size and samples % batch_size == 1
-        self._used = samples - 1 if lonely else samples
-        self.epoch = 0
-        self.start = 0
+        self._samples = samples
+        self._batch_size = batch_size
+        self._starts = range(0, samples - lonely, batch_size)
+        self._seed = seed
+        self._shuffle = shuffle
+        self._share = slice(rank, None, ranks)
 
     def __len__(self) -> int:
-        return math.ceil(self._used / self._batch_size)
+        return len(self._starts)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = random.Random(f"{self._seed}/{self.epoch}")
+    def epoch(self, number: int) -> list[list[tuple[int, int]]]:
+        generator = random.Random(f"{self._seed}/{number}")
         order = list(range(self._samples))
         if self._shuffle:
             generator.shuffle(order)
         keys = [(position, generator.getrandbits(63)) for position in order]
-        for first in range(self.start * self._batch_size, self._used, self._batch_size):
-            batch = keys[first : min(first + self._batch_size, self._used)]
-            yield batch[self._rank :: self._ranks]
+        return [keys[start : start + self._batch_size][self._share] for start in self._starts]
 
 
-def _collate(items: Sequence[tuple[Tensor | None, int, str]]) -> Batch:
-    whole = [(image, index) for image, index, _ in items if image is not None]
-    images = torch.stack([image for image, _ in whole]) if whole else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    indices = torch.tensor([index for _, index in whole], dtype=torch.int64)
-    return Batch(images, indices, tuple(problem for _, _, problem in items if problem))
+_Seeded = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def _start_worker(_worker: int) -> None:
-    # The workers are the parallelism; threads inside each of them only contend for the same cores.
-    torch.set_num_threads(1)
+class _Recipe(NamedTuple):
+    """How a key becomes an image of a batch."""
+
+    samples: Sequence[Sample]
+    view: _Seeded
+    images: ImageSource
+    pin: bool
 
 
-def _split_folders(channels: Mapping[str, Path]) -> dict[str, Path]:
-    """Split name -> folder, from channels of these names or from one channel that holds them."""
-    data = {name: folder for name, folder in channels.items() if name not in _OTHER_CHANNELS}
-    train = next((data[name] for name in TRAIN_NAMES if name in data), None)
-    if train is None and len(data) == 1:
-        train = next(iter(data.values()))
-    if train is None:
-        raise DataError(f"no `train` channel; found channels: {', '.join(sorted(data)) or 'none'}")
-    if not train.is_dir():
-        raise DataError(f"the train channel's folder {train} does not exist or is not a folder")
-    folders = {"train": train}
-    inside = {path.name.lower(): path for path in sorted(train.iterdir()) if path.is_dir()}
-    nested = next((inside[name] for name in TRAIN_NAMES if name in inside and _class_folders(inside[name])), None)
-    if nested is not None:
-        folders = {"train": nested}
-        data = {**inside, **{name: path for name, path in data.items() if path != train}}
-    for split, names in (("validation", VALIDATION_NAMES), ("test", TEST_NAMES)):
-        found = next((data[name] for name in names if name in data), None)
-        if found is not None:
-            if not found.is_dir():
-                raise DataError(f"the {split} channel's folder {found} does not exist or is not a folder")
-            folders[split] = found
-    return folders
+class _Assembly:
+    """One batch in the making, by any number of threads."""
+
+    def __init__(self, recipe: _Recipe, keys: Sequence[tuple[int, int]]) -> None:
+        self._recipe = recipe
+        self._keys = keys
+        self._images: Tensor | None = None
+        self._problems: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self.abandoned = False
+
+    def work(self, first: int, step: int) -> None:
+        """Makes the images ``first``, ``first + step``, ... of the batch."""
+        for row in range(first, len(self._keys), step):
+            if self.abandoned:
+                return
+            position, view_seed = self._keys[row]
+            try:
+                image = self._recipe.images.read(position)
+            except (CorruptImageError, OSError) as error:
+                self._problems[row] = f"{self._recipe.samples[position].path} ({error})"
+                continue
+            viewed = self._recipe.view(image, torch.Generator().manual_seed(view_seed))
+            self._row(row, viewed.shape).copy_(viewed)
+
+    def finish(self) -> Batch:
+        """The batch, when all its images are made."""
+        indices = torch.tensor([self._recipe.samples[position].index for position, _ in self._keys], dtype=torch.int64)
+        images = torch.empty(0, 3, 0, 0, dtype=torch.uint8) if self._images is None else self._images
+        if self._problems:
+            whole = [row for row in range(len(self._keys)) if row not in self._problems]
+            indices = indices[whole]
+            images = images[whole] if whole else images
+        return Batch(images, indices, tuple(self._problems[row] for row in sorted(self._problems)))
+
+    def _row(self, row: int, shape: torch.Size) -> Tensor:
+        """The place of an image; the first one tells how large the images are."""
+        with self._lock:
+            if self._images is None:
+                channels, height, width = shape
+                # Pixel by pixel, as images are decoded and as the network wants them.
+                self._images = torch.empty(
+                    len(self._keys), height, width, channels, dtype=torch.uint8, pin_memory=self._recipe.pin
+                ).permute(0, 3, 1, 2)
+        return self._images[row]
 
 
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _seeding(view: View) -> _Seeded:
+    """The view with the generator that it draws from as its second argument."""
+    if isinstance(view, SeededView):
+        return view.seeded
+
+    def seeded(image: Tensor, generator: torch.Generator) -> Tensor:
+        with _OwnGenerator(generator):
+            return view(image)
+
+    return seeded
 
 
-def _samples(folder: Path, labels: Labels) -> tuple[Sample, ...]:
-    """All image files below the class folders, in a stable order."""
-    return tuple(
-        Sample(path, index) for index, name in enumerate(labels.folders) for path in _image_files(folder / name)
-    )
+class _OwnGenerator(TorchFunctionMode):
+    """In this thread, random functions that are not given a generator draw from this one.
+
+    The global generator belongs to all threads: seeding it here would disturb the dropout of the training step, and
+    other views. torch keeps modes per thread.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self._generator = generator
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204  torch declares it untyped
+        kwargs = kwargs or {}
+        if func in _RANDOM_FUNCTIONS:
+            kwargs = {"generator": self._generator, **kwargs}
+        return func(*args, **kwargs)
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """Image files at any depth; links are followed, because local channels are often links."""
-    found = []
-    for parent, _, files in os.walk(folder, followlinks=True):
-        found += [path for name in files if is_image_file(path := Path(parent, name))]
-    return sorted(found)
+# All that torchvision's transforms draw with, and their relatives.
+_RANDOM_FUNCTIONS = frozenset(
+    {
+        torch.bernoulli,
+        torch.multinomial,
+        torch.normal,
+        torch.poisson,
+        torch.rand,
+        torch.rand_like,
+        torch.randint,
+        torch.randint_like,
+        torch.randn,
+        torch.randn_like,
+        torch.randperm,
+        torch._sample_dirichlet,
+        torch._standard_gamma,
+        Tensor.bernoulli,
+        Tensor.bernoulli_,
+        Tensor.cauchy_,
+        Tensor.exponential_,
+        Tensor.geometric_,
+        Tensor.log_normal_,
+        Tensor.multinomial,
+        Tensor.normal_,
+        Tensor.random_,
+        Tensor.uniform_,
+    }
+)
 
 
-def _labelled(folder: Path, labels: Labels, split: str) -> tuple[Sample, ...]:
-    """Samples of another split, whose classes must be classes of the training split."""
-    unknown = sorted(set(_class_folders(folder)) - set(labels.folders))
-    if unknown:
-        raise DataError(
-            f"{folder} has class folders that the train channel does not have: {', '.join(unknown[:5])}"
-            f"{' ...' if len(unknown) > 5 else ''}; a {split} label must be among the {len(labels)} train labels"
-        )
-    samples = _samples(folder, labels)
-    if not samples:
-        raise DataError(f"{folder} holds no images; give {split} images in one folder per class, or leave it out")
-    return samples
+def _work_ahead(batches: Iterator[_Assembly], workers: int) -> Iterator[Batch]:
+    """Finished batches in their order, while threads work on the next few.
+
+    What a thread raises is raised here. When the iterator is closed, the threads stop at their next image.
+    """
+    waiting: deque[tuple[_Assembly, list[Future[None]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
+        _use_one_core_each(pool, workers)
+        try:
+            for batch in batches:
+                waiting.append((batch, [pool.submit(batch.work, first, workers) for first in range(workers)]))
+                if len(waiting) > _BATCHES_AHEAD:
+                    yield _wait_for(waiting)
+            while waiting:
+                yield _wait_for(waiting)
+        finally:
+            for batch, shares in waiting:
+                batch.abandoned = True
+                for share in shares:
+                    share.cancel()
 
 
-def _check_every_class_has_images(folder: Path, labels: Labels, samples: Sequence[Sample]) -> None:
-    present = {sample.index for sample in samples}
-    empty = [name for index, name in enumerate(labels.folders) if index not in present]
-    if empty:
-        raise DataError(
-            f"{len(empty)} of {len(labels)} class folders in {folder} hold no image ({', '.join(empty[:5])}"
-            f"{' ...' if len(empty) > 5 else ''}); add images with a suffix such as .jpg or .png, or remove the folders"
-        )
+def _use_one_core_each(pool: ThreadPoolExecutor, workers: int) -> None:
+    """Starts the threads of a pool, without the threads that torch would start for each of them.
+
+    The loader's threads are the parallelism; more of them inside each only contend for the same cores. torch keeps the
+    number per thread, but also one for threads that are yet to come, which is put back.
+    """
+    number = torch.get_num_threads()
+    started = threading.Barrier(workers + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # takes over the common number, which would otherwise happen later
+        torch.set_num_threads(1)
+        started.wait()
+
+    for _ in range(workers):
+        pool.submit(start)
+    started.wait()
+    torch.set_num_threads(number)
 
 
-def _hold_out(
-    samples: Sequence[Sample], classes: int, fraction: float, seed: int
-) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """A stratified split: the same share of every class, at least one image of a class that has two."""
-    by_class: list[list[Sample]] = [[] for _ in range(classes)]
-    for sample in samples:
-        by_class[sample.index].append(sample)
-    train: list[Sample] = []
-    held_out: list[Sample] = []
-    for index, members in enumerate(by_class):
-        shuffled = random.Random(f"{seed}/{index}").sample(members, len(members))
-        count = min(len(members) - 1, max(1, round(fraction * len(members))))
-        held_out += shuffled[:count]
-        train += shuffled[count:]
-    if not held_out:
-        raise DataError("no class has two images, so none can be held out; add images or a `validation` channel")
-    key = lambda sample: (sample.index, sample.path)  # noqa: E731  one order for both lists
-    return tuple(sorted(train, key=key)), tuple(sorted(held_out, key=key))
-
-
-def _fingerprint(folder: Path, samples: Sequence[Sample]) -> str:
-    """Names and sizes only: reading every byte would stream the whole channel once more."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(f"{sample.path.relative_to(folder)}\0{sample.path.stat().st_size}\n".encode())
-    return digest.hexdigest()
+def _wait_for(waiting: deque[tuple[_Assembly, list[Future[None]]]]) -> Batch:
+    batch, shares = waiting[0]
+    for share in shares:
+        share.result()
+    waiting.popleft()
+    return batch.finish()
