@@ -80,7 +80,7 @@ class PreprocessSpec:
         device = images_NCHW.device
         mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=device).view(1, 3, 1, 1)
-        return (images_NCHW.float() / 255 - mean) / std
+        return images_NCHW.float().div_(255).sub_(mean).div_(std)
 
 
 def is_image_file(path: Path) -> bool:

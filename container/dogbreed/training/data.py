@@ -283,14 +283,15 @@ class _Assembly:
         return self._images[row]
 
 
-def _seeding(view: View) -> _Seeded:
+def _seeding(view: View | SeededView) -> _Seeded:
     """The view with the generator that it draws from as its second argument."""
     if isinstance(view, SeededView):
         return view.seeded
+    plain = view
 
     def seeded(image: Tensor, generator: torch.Generator) -> Tensor:
         with _OwnGenerator(generator):
-            return view(image)
+            return plain(image)
 
     return seeded
 
