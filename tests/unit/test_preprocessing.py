@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import Normalize
+from torchvision.transforms.v2 import functional as ops
 
 from dogbreed import preprocessing
 from dogbreed.preprocessing import CorruptImageError, PreprocessSpec, decode
@@ -180,6 +181,52 @@ def test_a_tensor_is_the_callers_own(jpeg):
     assert decode(jpeg).any()
 
 
+def by_pillow(monkeypatch, data):
+    """What `decode` makes of data when torchvision takes no part."""
+    with monkeypatch.context() as patched:
+        patched.setattr(preprocessing, "_decode_plain_jpeg", lambda _data, _header: None)
+        return decode(data)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_a_plain_jpeg_has_the_pixels_that_pillow_gives(monkeypatch, mode, orientation, progressive, subsampling):
+    noise = np.random.default_rng(orientation).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"exif": exif, "progressive": progressive, "quality": 80}
+    data = encode(Image.fromarray(noise).convert(mode), "JPEG", subsampling=subsampling, **options)
+    expected = by_pillow(monkeypatch, data)
+    monkeypatch.setattr(preprocessing, "_to_rgb", lambda _image: pytest.fail("left to Pillow"))
+    assert torch.equal(decode(data), expected)
+
+
+def test_an_orientation_in_xmp_counts_as_pillow_counts_it(monkeypatch):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    data = encode(quarters(), "JPEG", xmp=xmp, quality=95)
+    found = decode(data)
+    assert tuple(found.shape) == (3, 24, 16)
+    assert torch.equal(found, by_pillow(monkeypatch, data))
+
+
+def test_what_torchvision_refuses_is_pillows(monkeypatch):
+    data = encode(quarters(), "JPEG", quality=95)
+    expected = decode(data)
+
+    def refuse(*_arguments, **_options):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(preprocessing, "decode_jpeg", refuse)
+    assert torch.equal(decode(data), expected)
+
+
+def test_a_cmyk_jpeg_is_left_to_pillow(monkeypatch):
+    monkeypatch.setattr(preprocessing, "decode_jpeg", lambda *_, **__: pytest.fail("given to torchvision"))
+    assert pixel(decode(encode(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG")), 8, 8) == WHITE
+
+
 # What is refused
 
 
@@ -216,6 +263,23 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda _self: pytest.fail("decoded"))
     with pytest.raises(CorruptImageError, match="24x16 pixels are more than the allowed 383"):
         decode(PNG_QUARTERS)
+
+
+def test_a_jpeg_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 24 * 16 - 1)
+    monkeypatch.setattr(preprocessing, "decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(CorruptImageError, match="24x16 pixels are more than the allowed 383"):
+        decode(encode(quarters(), "JPEG"))
+
+
+def test_the_same_bytes_are_refused_in_the_same_words(tmp_path):
+    # A job counts corrupt images by path and reason.
+    def reason():
+        with pytest.raises(CorruptImageError) as error:
+            decode(b"no image")
+        return str(error.value)
+
+    assert reason() == reason() == "not an image in one of the formats BMP, GIF, JPEG, PNG, TIFF, WEBP"
 
 
 def test_as_many_pixels_as_allowed_are_decoded(monkeypatch):
@@ -280,6 +344,30 @@ def test_a_view_shows_the_centre(portrait):
 def test_a_view_of_the_same_size_changes_nothing():
     image = torch.randint(0, 256, (3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(PreprocessSpec(size_px=24, resize_px=24).centre_view(image), image)
+
+
+@given(*[st.integers(1, 90)] * 4, st.sampled_from(["CHW", "HWC", "part"]))
+def test_resizing_is_torchvisions(height, width, new_height, new_width, order):
+    noise = torch.randint(0, 256, (height + 2, width + 3, 3), dtype=torch.uint8)
+    image = noise[1 : height + 1, 2 : width + 2].permute(2, 0, 1)
+    if order == "CHW":
+        image = image.contiguous()
+    elif order == "HWC":
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    theirs = ops.resize(image, [new_height, new_width], antialias=True)
+    assert torch.equal(preprocessing.resize(image, (new_height, new_width)), theirs)
+
+
+def test_resizing_is_torchvisions_on_other_processors(monkeypatch):
+    monkeypatch.setattr(preprocessing, "_RESIZES_BYTES", False)
+    image = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)
+    assert torch.equal(preprocessing.resize(image, (20, 30)), ops.resize(image, [20, 30], antialias=True))
+
+
+def test_normalising_leaves_the_bytes_alone():
+    images = torch.full((1, 3, 2, 2), 7, dtype=torch.uint8)
+    PreprocessSpec.for_size(2).normalise(images)
+    assert images.unique().tolist() == [7]
 
 
 def test_making_an_image_smaller_is_antialiased():

@@ -1,121 +1,38 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from torchvision.transforms import v2
 
-from dogbreed.errors import DataError
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training.data import Splits, choose_workers, find_splits, make_loader
+from dogbreed.training.crops import RandomCrop
+from dogbreed.training.data import Batch, EpochLoader, Splits, View, advise_workers, choose_workers, make_loader
+from dogbreed.training.sources import find_splits
 
 VIEW = PreprocessSpec.for_size(32).centre_view
+VIEWS: dict[str, View] = {
+    "centre": VIEW,
+    "seeded crop": RandomCrop(32, smallest=0.35),
+    "crop": v2.RandomResizedCrop(32, antialias=True),
+    "colours": v2.Compose([v2.Lambda(VIEW), v2.ColorJitter(0.4, 0.4, 0.4, 0.1)]),
+    "trivial": v2.Compose([v2.Lambda(VIEW), v2.TrivialAugmentWide()]),
+    "augmix": v2.Compose([v2.Lambda(VIEW), v2.AugMix()]),
+    "erasing": v2.Compose([v2.Lambda(VIEW), v2.RandomErasing(1.0)]),
+    "elastic": v2.Compose([v2.Lambda(VIEW), v2.ElasticTransform()]),
+}
 
 
-def find(found: dict[str, Path], *, fraction: float = 0.2, seed: int = 0) -> Splits:
-    return find_splits(found, validation_fraction=fraction, seed=seed)
-
-
-def counts(splits: Splits) -> tuple[int, int, int]:
-    return len(splits.train), len(splits.validation), len(splits.test or ())
+def find(found: dict[str, Path]) -> Splits:
+    return find_splits(found, validation_fraction=0.2, seed=0)
 
 
 @pytest.fixture
 def copy(drawn_data: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(drawn_data, tmp_path / "data"))
-
-
-@pytest.mark.parametrize("validation", ["validation", "valid", "val"])
-@pytest.mark.parametrize("train", ["train", "training"])
-def test_each_split_may_be_a_channel_under_its_usual_names(drawn_data: Path, train: str, validation: str) -> None:
-    found = {train: drawn_data / "train", validation: drawn_data / "valid", "test": drawn_data / "test"}
-    splits = find(found)
-    assert counts(splits) == (18, 9, 9)
-    assert not splits.held_out
-
-
-@pytest.mark.parametrize("name", ["train", "training", "images"])
-def test_one_channel_may_hold_all_the_splits(drawn_data: Path, name: str) -> None:
-    assert counts(find({name: drawn_data})) == (18, 9, 9)
-
-
-def test_channels_with_weights_are_no_data(drawn_data: Path) -> None:
-    assert counts(find({"photos": drawn_data, "pretrained": Path("/nowhere"), "model": Path("/nowhere")})) == (18, 9, 9)
-
-
-def test_labels_follow_the_sorted_folders_and_every_sample_knows_its_class(drawn_data: Path) -> None:
-    splits = find({"train": drawn_data})
-    assert list(splits.labels.folders) == sorted(splits.labels.folders)
-    assert not any(name[0].isdigit() for name in splits.labels.names)
-    assert all(sample.path.parent.name == splits.labels.folders[sample.index] for sample in splits.train)
-
-
-def test_without_validation_the_same_share_of_every_class_is_held_out(drawn_data: Path) -> None:
-    splits = find({"train": drawn_data / "train"}, fraction=0.34)
-    assert splits.held_out
-    assert Counter(sample.index for sample in splits.validation) == {0: 2, 1: 2, 2: 2}
-    assert not {sample.path for sample in splits.train} & {sample.path for sample in splits.validation}
-
-
-def test_the_held_out_images_depend_on_the_seed_alone(drawn_data: Path) -> None:
-    found = {"train": drawn_data / "train"}
-    assert find(found, seed=1).validation == find(found, seed=1).validation
-    assert find(found, seed=1).validation != find(found, seed=2).validation
-
-
-def test_files_that_are_not_images_and_hidden_ones_are_ignored(copy: Path) -> None:
-    folder = next((copy / "train").iterdir())
-    (folder / "notes.txt").write_text("no image")
-    (folder / ".hidden.jpg").write_bytes(b"")
-    (copy / "train" / ".cache").mkdir()
-    assert counts(find({"train": copy})) == (18, 9, 9)
-
-
-def test_the_fingerprint_changes_with_the_data(copy: Path) -> None:
-    before = find({"train": copy}).fingerprint
-    assert find({"train": copy}).fingerprint == before
-    next((copy / "train").rglob("*.jpg")).unlink()
-    assert find({"train": copy}).fingerprint != before
-
-
-def test_no_training_channel_is_an_error_that_lists_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no `train` channel; found channels: a, b"):
-        find({"a": tmp_path, "b": tmp_path})
-    with pytest.raises(DataError, match="found channels: none"):
-        find({})
-
-
-def test_a_channel_without_a_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone does not exist"):
-        find({"train": tmp_path / "gone"})
-
-
-def test_an_empty_folder_or_one_class_only_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"at least two, but holds 0 \(found: nothing\)"):
-        find({"train": tmp_path})
-    (tmp_path / "only").mkdir()
-    with pytest.raises(DataError, match=r"at least two, but holds 1 \(found: only\)"):
-        find({"train": tmp_path})
-
-
-def test_an_empty_class_is_an_error_that_names_it(copy: Path) -> None:
-    (copy / "train" / "999.Unicorn").mkdir()
-    with pytest.raises(DataError, match=r"1 of 4 class folders .* hold no image \(999\.Unicorn\)"):
-        find({"train": copy})
-
-
-@pytest.mark.parametrize(("folder", "split"), [("valid", "validation"), ("test", "test")])
-def test_a_label_that_training_does_not_have_is_an_error(copy: Path, folder: str, split: str) -> None:
-    (copy / folder / "999.Unicorn").mkdir()
-    with pytest.raises(DataError, match=rf"999\.Unicorn; a {split} label must be among the 3 train labels"):
-        find({"train": copy})
-
-
-def test_an_empty_validation_channel_is_an_error(drawn_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no images; give validation images"):
-        find({"train": drawn_data / "train", "validation": tmp_path})
 
 
 def paths_per_epoch(splits: Splits, *, seed: int, epoch: int, shuffle: bool = True) -> torch.Tensor:
@@ -142,20 +59,102 @@ def test_an_epoch_may_begin_in_its_middle(drawn_data: Path) -> None:
     assert len(list(loader.epoch(4))) == 4, "the next epoch is whole again"
 
 
-def test_random_views_are_the_same_with_and_without_worker_processes(drawn_data: Path) -> None:
+def loader_of(splits: Splits, view: View = VIEW, *, workers: int = 0, batch_size: int = 5, **more: int) -> EpochLoader:
+    return make_loader(
+        splits.train, view, batch_size=batch_size, workers=workers, seed=3, shuffle=True, pin=False, **more
+    )
+
+
+@pytest.mark.parametrize("name", sorted(VIEWS))
+def test_views_are_the_same_with_and_without_threads(drawn_data: Path, name: str) -> None:
     splits = find({"train": drawn_data})
 
-    def noisy(image: torch.Tensor) -> torch.Tensor:
-        return VIEW(image) ^ torch.randint(0, 255, (1,), dtype=torch.uint8)
-
     def images(workers: int) -> torch.Tensor:
-        loader = make_loader(splits.train, noisy, batch_size=5, workers=workers, seed=3, shuffle=True, pin=False)
-        return torch.cat([batch.images for batch in loader.epoch(2)])
+        return torch.cat([batch.images for batch in loader_of(splits, VIEWS[name], workers=workers).epoch(2)])
 
     state = torch.get_rng_state()
     here = images(0)
+    assert torch.equal(here, images(3))
     assert torch.equal(torch.get_rng_state(), state), "loading must not disturb the job's own random numbers"
-    assert torch.equal(here, images(2))
+
+
+def test_a_view_draws_what_a_global_generator_with_its_seed_would(drawn_data: Path) -> None:
+    splits = find({"train": drawn_data})
+    drawn = loader_of(splits, lambda image: VIEW(image) * 0 + torch.randint(0, 255, (1,), dtype=torch.uint8), workers=2)
+    found = [int(image[0, 0, 0]) for batch in drawn.epoch(1) for image in batch.images]
+    seeds = [seed for keys in drawn._plan.epoch(1) for _, seed in keys]
+    expected = []
+    for seed in seeds:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            expected.append(int(torch.randint(0, 255, (1,), dtype=torch.uint8)))
+    assert found == expected
+
+
+def test_batches_are_stored_pixel_by_pixel(drawn_data: Path) -> None:
+    batch = next(loader_of(find({"train": drawn_data})).epoch(1))
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def loader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def test_no_thread_outlives_its_epoch(drawn_data: Path) -> None:
+    loader = loader_of(find({"train": drawn_data}), workers=2, batch_size=2)
+    epoch = loader.epoch(1)
+    next(epoch)
+    assert len(loader_threads()) == 2
+    epoch.close()  # type: ignore[attr-defined]
+    assert loader_threads() == []
+    assert len(list(loader.epoch(2))) == 9
+    assert loader_threads() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fault_in_a_view_is_raised_where_batches_are_taken(drawn_data: Path, workers: int) -> None:
+    def failing(image: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError("in a view")
+
+    with pytest.raises(ZeroDivisionError, match="in a view"):
+        list(loader_of(find({"train": drawn_data}), failing, workers=workers).epoch(1))
+    assert loader_threads() == []
+
+
+def test_torch_uses_one_core_in_each_thread_and_as_many_as_before_elsewhere(drawn_data: Path) -> None:
+    before = torch.get_num_threads()
+    seen = []
+
+    def asking(image: torch.Tensor) -> torch.Tensor:
+        seen.append((threading.current_thread().name, torch.get_num_threads()))
+        return VIEW(image)
+
+    try:
+        torch.set_num_threads(3)
+        for _ in loader_of(find({"train": drawn_data}), asking, workers=2).epoch(1):
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert {number for _, number in seen} == {1}
+    assert all(name.startswith("loader") for name, _ in seen)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_share_the_batches_of_a_single_process(drawn_data: Path, ranks: int) -> None:
+    # 18 samples in batches of 8: the last one holds 2, so that some of four ranks have none of it.
+    splits = find({"train": drawn_data})
+    view = VIEWS["seeded crop"]
+    whole = list(loader_of(splits, view, batch_size=8).epoch(1))
+    shares = [list(loader_of(splits, view, batch_size=8, rank=rank, ranks=ranks).epoch(1)) for rank in range(ranks)]
+    assert [len(share) for share in shares] == [len(whole)] * ranks
+    for number, batch in enumerate(whole):
+        for rank, share in enumerate(shares):
+            mine: Batch = share[number]
+            assert mine.indices.tolist() == batch.indices[rank::ranks].tolist()
+            if len(mine.indices):
+                assert torch.equal(mine.images, batch.images[rank::ranks])
+    empty = [len(share[-1].indices) for share in shares].count(0)
+    assert empty == max(0, ranks - 2)
 
 
 def test_a_corrupt_image_leaves_its_batch_and_is_reported_with_it(copy: Path) -> None:
@@ -192,15 +191,23 @@ def test_a_last_training_batch_of_one_sits_out_but_is_evaluated(drawn_data: Path
 
 
 @pytest.mark.parametrize(
-    ("requested", "cpus", "batches", "expected"), [(-1, 2, 9, 2), (0, 2, 9, 0), (8, 2, 9, 8), (8, 2, 3, 3)]
+    ("requested", "cpus", "batches", "expected"), [(-1, 2, 9, 2), (0, 2, 9, 0), (8, 2, 9, 8), (8, 2, 0, 0)]
 )
 def test_workers_follow_the_request_the_cpus_and_the_work(
-    requested: int, cpus: int, batches: int, expected: int, tmp_path: Path
+    requested: int, cpus: int, batches: int, expected: int
 ) -> None:
-    assert choose_workers(requested, cpus=cpus, batches=batches, batch_bytes=1, shared_memory=tmp_path) == expected
+    assert choose_workers(requested, cpus=cpus, batches=batches, batch_bytes=1) == expected
 
 
-def test_workers_are_given_up_where_shared_memory_is_small(tmp_path: Path) -> None:
-    free = shutil.disk_usage(tmp_path).free
-    assert choose_workers(4, cpus=4, batches=9, batch_bytes=free // 2, shared_memory=tmp_path) == 0
-    assert choose_workers(4, cpus=4, batches=9, batch_bytes=1, shared_memory=tmp_path / "gone") == 0
+def test_workers_are_given_up_where_batches_that_wait_would_fill_the_memory() -> None:
+    assert choose_workers(4, cpus=4, batches=9, batch_bytes=100, free_bytes=1600) == 4
+    assert choose_workers(4, cpus=4, batches=9, batch_bytes=101, free_bytes=1600) == 0
+
+
+def test_advice_is_given_only_where_training_waits() -> None:
+    assert advise_workers(0.05, cpus=4, workers=0) == ""
+    assert advise_workers(0.5, cpus=4, workers=1) == (
+        "training waited for images 50% of the time with 1 loader threads on 4 CPUs; set num-workers=4"
+    )
+    assert advise_workers(0.5, cpus=4, workers=9).endswith("more than can run; set num-workers=4")
+    assert "all 4 CPUs loading" in advise_workers(0.5, cpus=4, workers=4)

@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dogbreed.errors import DataError
+from dogbreed.labels import Labels
+from dogbreed.training.sources import Splits, class_folders, digest_samples, find_splits, merge_labels
+
+
+def find(found: dict[str, Path], *, fraction: float = 0.2, seed: int = 0) -> Splits:
+    return find_splits(found, validation_fraction=fraction, seed=seed)
+
+
+def counts(splits: Splits) -> tuple[int, int, int]:
+    return len(splits.train), len(splits.validation), len(splits.test or ())
+
+
+@pytest.fixture
+def copy(drawn_data: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(drawn_data, tmp_path / "data"))
+
+
+@pytest.mark.parametrize("validation", ["validation", "valid", "val"])
+@pytest.mark.parametrize("train", ["train", "training"])
+def test_each_split_may_be_a_channel_under_its_usual_names(drawn_data: Path, train: str, validation: str) -> None:
+    found = {train: drawn_data / "train", validation: drawn_data / "valid", "test": drawn_data / "test"}
+    splits = find(found)
+    assert counts(splits) == (18, 9, 9)
+    assert not splits.held_out
+
+
+@pytest.mark.parametrize("name", ["train", "training", "images"])
+def test_one_channel_may_hold_all_the_splits(drawn_data: Path, name: str) -> None:
+    assert counts(find({name: drawn_data})) == (18, 9, 9)
+
+
+def test_channels_with_weights_are_no_data(drawn_data: Path) -> None:
+    assert counts(find({"photos": drawn_data, "pretrained": Path("/nowhere"), "model": Path("/nowhere")})) == (18, 9, 9)
+
+
+def test_labels_follow_the_sorted_folders_and_every_sample_knows_its_class(drawn_data: Path) -> None:
+    splits = find({"train": drawn_data})
+    assert list(splits.labels.folders) == sorted(splits.labels.folders)
+    assert not any(name[0].isdigit() for name in splits.labels.names)
+    assert all(sample.path.parent.name == splits.labels.folders[sample.index] for sample in splits.train)
+
+
+def test_without_validation_the_same_share_of_every_class_is_held_out(drawn_data: Path) -> None:
+    splits = find({"train": drawn_data / "train"}, fraction=0.34)
+    assert splits.held_out
+    assert Counter(sample.index for sample in splits.validation) == {0: 2, 1: 2, 2: 2}
+    assert not {sample.path for sample in splits.train} & {sample.path for sample in splits.validation}
+
+
+def test_the_held_out_images_depend_on_the_seed_alone(drawn_data: Path) -> None:
+    found = {"train": drawn_data / "train"}
+    assert find(found, seed=1).validation == find(found, seed=1).validation
+    assert find(found, seed=1).validation != find(found, seed=2).validation
+
+
+def test_files_that_are_not_images_and_hidden_ones_are_ignored(copy: Path) -> None:
+    folder = next((copy / "train").iterdir())
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.jpg").write_bytes(b"")
+    (copy / "train" / ".cache").mkdir()
+    assert counts(find({"train": copy})) == (18, 9, 9)
+
+
+def test_the_fingerprint_changes_with_the_data(copy: Path) -> None:
+    before = find({"train": copy}).fingerprint
+    assert find({"train": copy}).fingerprint == before
+    next((copy / "train").rglob("*.jpg")).unlink()
+    assert find({"train": copy}).fingerprint != before
+
+
+def test_no_training_channel_is_an_error_that_lists_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no `train` channel; found channels: a, b"):
+        find({"a": tmp_path, "b": tmp_path})
+    with pytest.raises(DataError, match="found channels: none"):
+        find({})
+
+
+def test_a_channel_without_a_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone does not exist"):
+        find({"train": tmp_path / "gone"})
+
+
+def test_an_empty_folder_or_one_class_only_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"at least two, but holds 0 \(found: nothing\)"):
+        find({"train": tmp_path})
+    (tmp_path / "only").mkdir()
+    with pytest.raises(DataError, match=r"at least two, but holds 1 \(found: only\)"):
+        find({"train": tmp_path})
+
+
+def test_an_empty_class_is_an_error_that_names_it(copy: Path) -> None:
+    (copy / "train" / "999.Unicorn").mkdir()
+    with pytest.raises(DataError, match=r"1 of 4 class folders .* hold no image \(999\.Unicorn\)"):
+        find({"train": copy})
+
+
+@pytest.mark.parametrize(("folder", "split"), [("valid", "validation"), ("test", "test")])
+def test_a_label_that_training_does_not_have_is_an_error(copy: Path, folder: str, split: str) -> None:
+    (copy / folder / "999.Unicorn").mkdir()
+    with pytest.raises(DataError, match=rf"999\.Unicorn; a {split} label must be among the 3 train labels"):
+        find({"train": copy})
+
+
+def test_an_empty_validation_channel_is_an_error(drawn_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no images; give validation images"):
+        find({"train": drawn_data / "train", "validation": tmp_path})
+
+
+# Lists
+
+
+def listed(data: Path, tmp_path: Path, lines: str, **more: str) -> dict[str, Path]:
+    """Channels with lists: train_lst with these lines, and others by split."""
+    channels = {"train": data / "train"}
+    for split, text in {"train": lines, **more}.items():
+        folder = tmp_path / f"{split}_lst"
+        folder.mkdir()
+        (folder / f"{split}.lst").write_text(text)
+        channels[f"{split}_lst"] = folder
+        if split != "train":
+            channels[split] = data / ("valid" if split == "validation" else split)
+    return channels
+
+
+def lines_of(folder: Path, numbers: dict[str, str]) -> str:
+    """A list of all images below a folder, with a label per class folder."""
+    files = sorted(folder.rglob("*.jpg"))
+    rows = [f"{row}\t{numbers[file.parent.name]}\t{file.relative_to(folder)}" for row, file in enumerate(files)]
+    return "\n".join(rows) + "\n"
+
+
+@pytest.fixture
+def numbers(drawn_data: Path) -> dict[str, str]:
+    """The class folders with labels in an order that is not theirs, one written as im2rec writes it."""
+    one, two, three = sorted(path.name for path in (drawn_data / "train").iterdir() if path.is_dir())
+    return {one: "10", two: "2.000000", three: "7"}
+
+
+def test_lists_name_the_images_and_their_order_of_labels_counts(
+    drawn_data: Path, tmp_path: Path, numbers: dict[str, str]
+) -> None:
+    channels = listed(
+        drawn_data,
+        tmp_path,
+        lines_of(drawn_data / "train", numbers),
+        validation=lines_of(drawn_data / "valid", numbers),
+        test=lines_of(drawn_data / "test", numbers),
+    )
+    splits = find(channels)
+    assert counts(splits) == (18, 9, 9)
+    assert not splits.held_out
+    assert list(splits.labels.folders) == sorted(numbers, key=lambda folder: float(numbers[folder]))
+    for sample in (*splits.train, *splits.validation, *(splits.test or ())):
+        assert sample.path.parent.name == splits.labels.folders[sample.index]
+    plain = find({"train": drawn_data})
+    assert set(splits.labels.names) == set(plain.labels.names), "without the prefix for sorting"
+
+
+def test_without_a_validation_list_a_share_is_held_out(
+    drawn_data: Path, tmp_path: Path, numbers: dict[str, str]
+) -> None:
+    splits = find(listed(drawn_data, tmp_path, lines_of(drawn_data / "train", numbers)), fraction=0.34)
+    assert (counts(splits), splits.held_out) == ((12, 6, 0), True)
+
+
+def test_classes_are_called_by_their_labels_where_folders_do_not_name_them(drawn_data: Path, tmp_path: Path) -> None:
+    files = sorted((drawn_data / "train").rglob("*.jpg"))
+    text = "".join(f"{n}\t{9 + n % 2}\t{file.relative_to(drawn_data / 'train')}\n" for n, file in enumerate(files))
+    splits = find(listed(drawn_data, tmp_path, text))
+    assert splits.labels.folders == splits.labels.names == ("9", "10")
+
+
+def test_a_list_with_other_labels_for_the_same_images_has_another_fingerprint(
+    drawn_data: Path, tmp_path: Path, numbers: dict[str, str]
+) -> None:
+    one, two, three = numbers
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    swapped = {one: numbers[two], two: numbers[one], three: numbers[three]}
+    first = find(listed(drawn_data, tmp_path / "a", lines_of(drawn_data / "train", numbers)))
+    second = find(listed(drawn_data, tmp_path / "b", lines_of(drawn_data / "train", swapped)))
+    assert first.fingerprint != second.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("0 1 a.jpg", r"line 1: '0 1 a\.jpg' has 1 fields; give three, separated by tabs"),
+        ("0\t1\t0\ta.jpg", "has 4 fields"),
+        ("0\tcat\ta.jpg", "the label 'cat' is not a whole number from 0 on"),
+        ("0\t0.5\ta.jpg", r"the label '0\.5' is not a whole number"),
+        ("0\t-1\ta.jpg", "the label '-1' is not a whole number"),
+        ("0\tinf\ta.jpg", "the label 'inf' is not a whole number"),
+        ("0\tnan\ta.jpg", "the label 'nan' is not a whole number"),
+        ("0\t1\t/etc/passwd", "leaves the channel"),
+        ("0\t1\t../a.jpg", "leaves the channel"),
+        ("0\t1\tabsent.jpg", r"'absent\.jpg' is not in .*train; paths are relative"),
+        ("", "is empty; give one image per line"),
+    ],
+)
+def test_a_bad_line_is_named(drawn_data: Path, tmp_path: Path, line: str, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        find(listed(drawn_data, tmp_path, line + "\n"))
+
+
+def test_a_list_that_is_no_text_is_an_error(drawn_data: Path, tmp_path: Path) -> None:
+    channels = listed(drawn_data, tmp_path, "")
+    (channels["train_lst"] / "train.lst").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"train\.lst cannot be read"):
+        find(channels)
+
+
+def test_lists_and_channels_must_belong_together(drawn_data: Path, tmp_path: Path, numbers: dict[str, str]) -> None:
+    channels = listed(drawn_data, tmp_path, lines_of(drawn_data / "train", numbers))
+    with pytest.raises(DataError, match="the validation channel has no list while others have"):
+        find({**channels, "validation": drawn_data / "valid"})
+    with pytest.raises(DataError, match="no `train` channel with the images"):
+        find({"train_lst": channels["train_lst"]})
+    with pytest.raises(DataError, match="the train channel has no list"):
+        find({"train": drawn_data / "train", "validation_lst": channels["train_lst"], "validation": drawn_data})
+    (channels["train_lst"] / "another.lst").write_text("")
+    with pytest.raises(DataError, match=r"must hold one list, a single file, but holds 2 \(found: another\.lst"):
+        find(channels)
+
+
+def test_a_label_of_another_list_must_be_one_of_the_train_list(
+    drawn_data: Path, tmp_path: Path, numbers: dict[str, str]
+) -> None:
+    file = next((drawn_data / "valid").rglob("*.jpg")).relative_to(drawn_data / "valid")
+    channels = listed(drawn_data, tmp_path, lines_of(drawn_data / "train", numbers), validation=f"0\t3\t{file}\n")
+    with pytest.raises(DataError, match=r"the validation channel has the label 3, which .* its labels are 2 to 10"):
+        find(channels)
+
+
+def test_a_list_of_one_label_is_an_error(drawn_data: Path, tmp_path: Path) -> None:
+    file = next((drawn_data / "train").rglob("*.jpg")).relative_to(drawn_data / "train")
+    with pytest.raises(DataError, match="only the label 4; give at least two"):
+        find(listed(drawn_data, tmp_path, f"0\t4\t{file}\n"))
+
+
+# Many hosts
+
+
+def test_the_classes_of_all_hosts_are_merged_in_one_order() -> None:
+    assert merge_labels([["b", "a"], [], ["c", "a"]]) == Labels.from_folders(["a", "b", "c"])
+
+
+def test_a_host_that_misses_a_class_keeps_the_common_indices(copy: Path) -> None:
+    whole = find({"train": copy / "train"})
+    gone = whole.labels.folders[1]
+    shutil.rmtree(copy / "train" / gone)
+    here = class_folders({"train": copy / "train"})
+    labels = merge_labels([here, [gone]])
+    splits = find_splits({"train": copy / "train"}, validation_fraction=0.2, seed=0, labels=labels)
+    assert splits.labels == whole.labels
+    assert {sample.index for sample in splits.train} == {0, 2}
+    with pytest.raises(DataError, match="must be among the 2 train labels"):
+        find_splits({"train": copy / "train"}, validation_fraction=0.2, seed=0, labels=merge_labels([["x", "y"]]))
+
+
+def test_the_digest_of_samples_depends_on_names_sizes_and_order(copy: Path) -> None:
+    train = find({"train": copy}).train
+    digest = digest_samples(train)
+    assert digest != digest_samples(train[::-1])
+    assert digest != digest_samples(train[1:])
+    train[0].path.write_bytes(b"shorter")
+    assert digest != digest_samples(train)
