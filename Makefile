@@ -40,7 +40,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 export DOCKER_BUILDKIT := 1
 
 .PHONY: help install demo train serve predict test lint fmt lock build push stack local-train local-serve \
-  test-image bench-training clean
+  test-image bench-training bench-loader clean
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -161,6 +161,10 @@ test-image: $(INSTALLED) ## Build the image and test it with a real Docker engin
 bench-training: $(INSTALLED) ## Compare training with the plain loop on DATA (WEIGHTS of mobilenet_v2), some minutes
 	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-training DATA=folder/with/train/valid/test" >&2; exit 1; }
 	@$(BIN)/python benchmarks/training.py --data "$$DATA" $(if $(WEIGHTS),--weights mobilenet_v2="$$WEIGHTS")
+
+bench-loader: $(INSTALLED) ## Compare loading images with the plain loader on DATA, some minutes
+	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-loader DATA=folder/with/train" >&2; exit 1; }
+	@$(BIN)/python benchmarks/loader.py --data "$$DATA"
 
 clean: ## Remove build/; .venv stays
 	rm -rf build

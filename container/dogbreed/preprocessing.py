@@ -103,7 +103,8 @@ def resize(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(image_CHW.shape[-2:]) == size:
         return image_CHW
-    if not _RESIZES_BYTES:
+    # A side of one pixel leaves the order in memory open, and the kernel that torch picks uncertain.
+    if not _RESIZES_BYTES or 1 in (*size, *image_CHW.shape):
         return cast(Tensor, ops.resize(image_CHW, list(size), interpolation=InterpolationMode.BILINEAR, antialias=True))
     pixels_1CHW = image_CHW.permute(1, 2, 0).contiguous().unsqueeze(0).permute(0, 3, 1, 2)
     return interpolate(pixels_1CHW, size, mode="bilinear", antialias=True)[0]

@@ -346,7 +346,8 @@ def test_a_view_of_the_same_size_changes_nothing():
     assert torch.equal(PreprocessSpec(size_px=24, resize_px=24).centre_view(image), image)
 
 
-@given(*[st.integers(1, 90)] * 4, st.sampled_from(["CHW", "HWC", "part"]))
+# Not to a single pixel: of some images torch 2.11 fails an assertion of its own then, in torchvision as well.
+@given(*[st.integers(1, 90)] * 2, *[st.integers(2, 90)] * 2, st.sampled_from(["CHW", "HWC", "part"]))
 def test_resizing_is_torchvisions(height, width, new_height, new_width, order):
     noise = torch.randint(0, 256, (height + 2, width + 3, 3), dtype=torch.uint8)
     image = noise[1 : height + 1, 2 : width + 2].permute(2, 0, 1)
