@@ -111,6 +111,23 @@ def test_no_thread_outlives_its_epoch(drawn_data: Path) -> None:
     assert loader_threads() == []
 
 
+def test_threads_begin_no_further_image_when_an_epoch_is_left(drawn_data: Path) -> None:
+    seen, left = [], threading.Event()
+
+    def waiting(image: torch.Tensor) -> torch.Tensor:
+        seen.append(threading.current_thread().name)
+        if len(seen) > 1:
+            left.wait(30)
+        return VIEW(image)
+
+    # One thread: the first batch of one image is taken, and it waits in the second while the epoch is being closed.
+    epoch = loader_of(find({"train": drawn_data}), waiting, workers=1, batch_size=1).epoch(1)
+    next(epoch)
+    threading.Timer(0.2, left.set).start()
+    epoch.close()  # type: ignore[attr-defined]
+    assert len(seen) <= 2
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_fault_in_a_view_is_raised_where_batches_are_taken(drawn_data: Path, workers: int) -> None:
     def failing(image: torch.Tensor) -> torch.Tensor:
@@ -132,7 +149,11 @@ def test_torch_uses_one_core_in_each_thread_and_as_many_as_before_elsewhere(draw
     try:
         torch.set_num_threads(3)
         for _ in loader_of(find({"train": drawn_data}), asking, workers=2).epoch(1):
-            assert torch.get_num_threads() == 3
+            seen_later = []
+            later = threading.Thread(target=lambda: seen_later.append(torch.get_num_threads()))  # noqa: B023  joined
+            later.start()
+            later.join()
+            assert (torch.get_num_threads(), seen_later) == (3, [3])
     finally:
         torch.set_num_threads(before)
     assert {number for _, number in seen} == {1}
