@@ -298,7 +298,7 @@ class Hyperparameters:
         -1,
         -1,
         256,
-        "Processes that load images; -1 is one per CPU beside a GPU, else one per two CPUs; 0 loads in the main one.",
+        "Threads that load images; -1 is one per CPU beside a GPU, else one per two CPUs; 0 loads in the main one.",
     )
     checkpoint_seconds: int = _number(
         120, 0, 86400, "Most seconds of work that a sudden loss may cost, where there is a checkpoint folder."

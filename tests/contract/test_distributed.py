@@ -48,12 +48,13 @@ class Job:
         self.port = free_port()
         self.running: list[subprocess.Popen[str]] = []
 
-    def host(self, name: str, data: Path, hyperparameters: dict[str, str], *hosts: str) -> OptMl:
+    def host(self, name: str, data: Path | None, hyperparameters: dict[str, str], *hosts: str) -> OptMl:
         built = OptMl(self.folder / name)
         for folder in (built.config, built.data, built.model, built.failure.parent):
             folder.mkdir(parents=True)
         built.hyperparameters(hyperparameters)
-        built.channels(train=data)
+        if data is not None:
+            built.channels(train=data)
         if hosts:
             built.hosts(*hosts, current=name)
         return built
@@ -82,11 +83,14 @@ class Job:
         return opt_ml, log
 
     def two_hosts(
-        self, data: Path, other_data: Path | None = None, **hyperparameters: str
+        self, data: Path, other_data: Path | None = None, *, sharded: bool = False, **hyperparameters: str
     ) -> tuple[list[OptMl], list[subprocess.Popen[str]]]:
         hosts = ("127.0.0.1", "localhost")
         values = {**EXACT, **hyperparameters}
         folders = [self.host(hosts[0], data, values, *hosts), self.host(hosts[1], other_data or data, values, *hosts)]
+        if sharded:
+            for folder in folders:
+                folder.write("inputdataconfig.json", {"train": {"S3DistributionType": "ShardedByS3Key"}})
         return folders, [self.start(folder) for folder in folders]
 
 
@@ -217,6 +221,59 @@ def test_a_job_of_two_processes_goes_on_from_its_checkpoint(job: Job, drawn_data
     assert again.returncode == 0, log
     assert "going on from" in log
     assert largest_difference(whole.model, interrupted.model) == 0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("trainable", "cache"), [("all", "false"), ("head", "true")])
+def test_hosts_with_different_images_train_one_model(
+    job: Job, drawn_data: Path, tmp_path: Path, trainable: str, cache: str
+) -> None:
+    """ShardedByS3Key: the first host has no image of the last class, and the second none of the first."""
+    classes = sorted(folder.name for folder in (drawn_data / "train").iterdir())
+    halves = [tmp_path / "first", tmp_path / "second"]
+    for half, missing in zip(halves, (classes[-1], classes[0]), strict=True):
+        shutil.copytree(drawn_data / "train", half, ignore=shutil.ignore_patterns(missing))
+    folders, processes = job.two_hosts(*halves, sharded=True, trainable=trainable, cache=cache, epochs="2")
+    logs = [process.communicate(timeout=250)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], logs
+    bundle = json.loads((folders[0].model / "bundle.json").read_text())
+    assert len(bundle["labels"]) == 3
+    assert bundle["facts"]["train_images"] + bundle["facts"]["validation_images"] == 24
+    assert len(history(logs[0])) == 2
+
+
+@pytest.mark.timeout(600)
+def test_a_preset_from_lists_on_two_hosts(job: Job, drawn_data: Path, tmp_path: Path) -> None:
+    """The recipe of ResNet-50 by SGD with step decay and early stopping, from LST files."""
+    for split, folder in (("train", "train"), ("validation", "valid")):
+        listing = tmp_path / f"{split}_lst"
+        listing.mkdir()
+        images = sorted((drawn_data / folder).rglob("*.jpg"))
+        classes = sorted({image.parent.name for image in images})
+        (listing / f"{split}.lst").write_text(
+            "".join(
+                f"{number}\t{classes.index(image.parent.name)}\t{image.relative_to(drawn_data / folder)}\n"
+                for number, image in enumerate(images)
+            )
+        )
+    channels = {
+        "train": drawn_data / "train",
+        "validation": drawn_data / "valid",
+        "train_lst": tmp_path / "train_lst",
+        "validation_lst": tmp_path / "validation_lst",
+    }
+    settings = {"preset": "resnet50-sgd", "pretrained": "false", "image-size": "32", "epochs": "2", "num-workers": "0"}
+    hosts = ("127.0.0.1", "localhost")
+    folders = [job.host(name, None, settings, *hosts) for name in hosts]
+    for folder in folders:
+        folder.channels(**channels)
+    processes = [job.start(folder) for folder in folders]
+    logs = [process.communicate(timeout=400)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], logs
+    bundle = json.loads((folders[0].model / "bundle.json").read_text())
+    assert (bundle["backbone"], len(bundle["labels"])) == ("resnet50", 3)
+    assert bundle["hyperparameters"]["optimizer"] == "sgd"
+    assert len(history(logs[0])) == 2
 
 
 def test_the_hosts_wait_for_each_others_names() -> None:

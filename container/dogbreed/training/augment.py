@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from dogbreed.backbones import Trainable
 from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.training.crops import RandomCrop
 from dogbreed.training.data import View
 
 # Share of the image's area that a random crop keeps at least. torchvision's recipes use 0.08, for a thousand times
@@ -97,14 +98,15 @@ def make_view(name: str, spec: PreprocessSpec, trainable: Trainable, crop_scale:
         return spec.centre_view
     parts = _parts(name, spec, crop_scale)
     start = [] if "crop" in name.split("+") else [v2.Lambda(spec.centre_view)]
-    return cast(View, v2.Compose([*start, *parts]))
+    # On its own, so that the loader can see that a crop may be handed its generator.
+    return cast(View, parts[0] if not start and len(parts) == 1 else v2.Compose([*start, *parts]))
 
 
-def _parts(name: str, spec: PreprocessSpec, crop_scale: float) -> list[nn.Module]:
+def _parts(name: str, spec: PreprocessSpec, crop_scale: float) -> list[Callable[[Tensor], Tensor]]:
     """What comes after the centre view, or instead of it."""
     given = set(name.split("+"))
-    crop: list[nn.Module] = []
+    crop: list[Callable[[Tensor], Tensor]] = []
     if "crop" in given:
-        crop = [v2.RandomResizedCrop(spec.size_px, scale=(crop_scale, 1.0), antialias=True)]
-        given.add("flip")
+        crop = [RandomCrop(spec.size_px, crop_scale)]
+        given -= {"flip"}  # a crop is mirrored as it is taken
     return crop + [make() for part, make in _PARTS.items() if part in given]

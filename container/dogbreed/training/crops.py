@@ -7,6 +7,7 @@ the crop goes into the resizing in the order of its pixels in memory, mirrored o
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,17 +18,17 @@ _TRIES = 10
 _RATIO = (3 / 4, 4 / 3)
 
 
+@dataclass(frozen=True, slots=True)
 class RandomCrop:
     """A view: a part of the image of random area and proportions, resized to a square, mirrored half of the time.
 
-    Args:
+    Attributes:
         size_px: side S of the square.
         smallest: share of the image's area that is kept at least, in (0, 1].
     """
 
-    def __init__(self, size_px: int, *, smallest: float) -> None:
-        self._size_px = size_px
-        self._smallest = smallest
+    size_px: int
+    smallest: float
 
     def __call__(self, image_CHW: Tensor) -> Tensor:
         """Makes uint8 [3, S, S] of uint8 [3, H, W]; draws from torch's global generator."""
@@ -37,9 +38,9 @@ class RandomCrop:
         """See `data.SeededView`."""
         height, width = image_CHW.shape[-2:]
         numbers = torch.rand(2 * _TRIES + 3, generator=generator).tolist()
-        top, left, crop_height, crop_width = draw_box(height, width, self._smallest, numbers)
+        top, left, crop_height, crop_width = draw_box(height, width, self.smallest, numbers)
         crop = image_CHW[:, top : top + crop_height, left : left + crop_width]
-        resized = resize(crop, (self._size_px, self._size_px))
+        resized = resize(crop, (self.size_px, self.size_px))
         return resized.flip(2) if numbers[-1] < 0.5 else resized
 
 

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import psutil
@@ -111,6 +112,7 @@ def make_loader(
     images: ImageSource | None = None,
     rank: int = 0,
     ranks: int = 1,
+    batches: int | None = None,
 ) -> EpochLoader:
     """Batches of one split; the same seed and epoch give the same batches, whatever the number of workers.
 
@@ -125,10 +127,11 @@ def make_loader(
         images: where the samples' images come from, by position; None decodes their files.
         rank: of this process; it takes positions rank, rank + ranks, ... of every batch, which may be none of the last.
         ranks: processes that share the batches. Together their batches are those of a single process.
+        batches: where the samples are this process's own: divide them evenly into so many, whatever ``batch_size``.
     """
     return EpochLoader(
         _Recipe(samples, _seeding(view), images or DecodedImages(samples), pin),
-        _Plan(len(samples), batch_size, seed=seed, shuffle=shuffle, rank=rank, ranks=ranks),
+        _Plan(len(samples), batch_size, seed=seed, shuffle=shuffle, rank=rank, ranks=ranks, batches=batches),
         workers,
     )
 
@@ -201,19 +204,22 @@ def advise_workers(wait_share: float, cpus: int, workers: int) -> str:
 class _Plan:
     """Which samples make up which batch: keys of (position, seed of its view), from (seed, epoch) alone."""
 
-    def __init__(self, samples: int, batch_size: int, *, seed: int, shuffle: bool, rank: int, ranks: int) -> None:
+    def __init__(
+        self, samples: int, batch_size: int, *, seed: int, shuffle: bool, rank: int, ranks: int, batches: int | None
+    ) -> None:
         # BatchNorm cannot learn from a single sample with 1x1 maps: a last batch of one sits out, another one each
         # epoch.
         lonely = shuffle and batch_size > 1 and samples > batch_size and samples % batch_size == 1
         self._samples = samples
-        self._batch_size = batch_size
-        self._starts = range(0, samples - lonely, batch_size)
+        self._bounds = [*range(0, samples - lonely, batch_size), samples - lonely]
+        if batches is not None:
+            self._bounds = [samples * number // batches for number in range(batches + 1)]
         self._seed = seed
         self._shuffle = shuffle
         self._share = slice(rank, None, ranks)
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._bounds) - 1
 
     def epoch(self, number: int) -> list[list[tuple[int, int]]]:
         generator = random.Random(f"{self._seed}/{number}")
@@ -221,7 +227,7 @@ class _Plan:
         if self._shuffle:
             generator.shuffle(order)
         keys = [(position, generator.getrandbits(63)) for position in order]
-        return [keys[start : start + self._batch_size][self._share] for start in self._starts]
+        return [keys[start:end][self._share] for start, end in pairwise(self._bounds)]
 
 
 _Seeded = Callable[[Tensor, torch.Generator], Tensor]

@@ -52,6 +52,7 @@ class Team:
         local_rank: from 0 among the processes of this host; also the number of its GPU.
         local_size: number of processes of this host.
         name: of this process, for people.
+        apart: each host holds images of its own (ShardedByS3Key), instead of all of them.
     """
 
     rank: int = 0
@@ -60,6 +61,7 @@ class Team:
     local_size: int = 1
     name: str = "the job"
     store: Store | None = None
+    apart: bool = False
 
     @property
     def leads(self) -> bool:
@@ -120,9 +122,12 @@ class Team:
         self.total(0)
 
     def part_of(self, items: Sequence[T]) -> Sequence[T]:
-        """This process's share of a list: consecutive items, so that all shares in order are the list."""
-        bounds = [len(items) * rank // self.size for rank in (self.rank, self.rank + 1)]
-        return items[bounds[0] : bounds[1]]
+        """This process's share of a list: consecutive items, so that all shares in order are the list.
+
+        Where hosts hold images of their own, the list is this host's and is shared among its processes.
+        """
+        rank, size = (self.local_rank, self.local_size) if self.apart else (self.rank, self.size)
+        return items[len(items) * rank // size : len(items) * (rank + 1) // size]
 
     def averaging(self, model: nn.Module) -> nn.Module:
         """The model, whose gradients become the mean over all processes as they are computed.

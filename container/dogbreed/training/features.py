@@ -32,6 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dogbreed.errors import HyperparameterError
 from dogbreed.training.data import Batch
 from dogbreed.training.distributed import ALONE, Team
 
@@ -49,11 +50,13 @@ class FeatureStore:
         outputs: float16 [V, N, *D], mapped from a file.
         indices: int64 [N], class indices.
         corrupt: images that could not be decoded, with reasons; they are not among the N.
+        digest: of the key.
     """
 
     outputs: NDArray[np.float16]
     indices: NDArray[np.int64]
     corrupt: tuple[str, ...]
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,8 @@ def open_store(folder: Path, key: StoreKey) -> FeatureStore | None:
             raise ValueError("its size or checksum is not the one on record")
         # Copy on write: torch wants writable arrays, and nothing that is written to one reaches the file.
         outputs = np.memmap(file, dtype=np.float16, mode="c", shape=shape) if np.prod(shape) else np.empty(shape, "f2")
-        return FeatureStore(outputs, np.array(description["indices"], dtype=np.int64), tuple(description["corrupt"]))
+        indices = np.array(description["indices"], dtype=np.int64)
+        return FeatureStore(outputs, indices, tuple(description["corrupt"]), key.digest)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -177,6 +181,7 @@ def write_store(
         The store; None when a view ended early, because of a stop signal.
 
     Raises:
+        HyperparameterError: an output is too large for float16.
         OSError: the folder cannot be written, or the disk is full; nothing is left behind.
     """
     indices: list[int] = []
@@ -192,7 +197,7 @@ def write_store(
                 corrupt.update(dict.fromkeys(batch.corrupt))
                 if len(batch.indices):
                     shape = tuple(outputs.shape[1:])
-                    writer.write(outputs.to("cpu", torch.float16).contiguous().numpy().tobytes())
+                    writer.write(_halve(outputs).numpy().tobytes())
             if seen < count:
                 return None
         writer.finish((len(views), len(indices), *shape), indices, corrupt)
@@ -257,6 +262,17 @@ def digest_weights(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.numpy().tobytes())  # in C order, whatever the memory format
     return digest.hexdigest()
+
+
+def _halve(outputs: Tensor) -> Tensor:
+    """In float16 on the CPU, which pretrained networks stay far below the limits of."""
+    halved = outputs.to("cpu", torch.float16).contiguous()
+    if not halved.isfinite().all():
+        raise HyperparameterError(
+            f"an output of the frozen part is {float(outputs.abs().max()):.3g}, over the 65504 that can be stored; "
+            f"random weights in a deep network do that: give pretrained weights, or set cache=false"
+        )
+    return halved
 
 
 class _Writer:

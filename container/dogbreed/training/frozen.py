@@ -98,13 +98,16 @@ def store_outputs(
     """
     team = loop.team
     names = [name for name, _ in views]
-    key = part.key(samples, names, seed)
+    share = team.part_of(samples)
+    share_key = part.key(share, names, seed)
+    key = share_key if team.alone else part.key(samples, names, seed)
+    if team.apart:
+        key = replace(key, samples=" ".join(team.gather(share_key.samples)))
     found = open_store(part.folder, key)
     if all(team.gather(found is not None)) and found is not None:
         logger.info("found stored outputs of %d images in %s", len(found.indices), part.folder)
         loop.corrupt.add(found.corrupt)
         return found
-    share = team.part_of(samples)
     image = torch.randn(1, 3, part.spec.size_px, part.spec.size_px, generator=torch.Generator().manual_seed(0))
     frozen = _accelerated(part.cut.frozen, part.dtype, image.to(loop.compute.device))
     passes = [
@@ -113,7 +116,6 @@ def store_outputs(
     if team.alone:
         return write_store(part.folder, key, passes, len(samples))
     # Named by its samples like any other store, so that a job that is started again finds the shares it has.
-    share_key = part.key(share, names, seed)
     computed = open_store(part.folder, share_key) or write_store(part.folder, share_key, passes, len(share))
     if not all(team.gather(computed is not None)) or computed is None:
         return None

@@ -6,6 +6,7 @@ bundle -> report. Whatever goes wrong becomes an exit code and one sentence in t
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import FrameType
 from typing import cast
 
@@ -42,11 +44,12 @@ from dogbreed.insight.verdicts import Verdict
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute, distributed, processes
 from dogbreed.training.console import Console
-from dogbreed.training.data import Splits, find_splits
+from dogbreed.training.data import Splits, find_splits, merge_labels
 from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.lesson import Lesson, Taught
 from dogbreed.training.loop import CorruptImages, FitResult, Loop, Observer, Phase
 from dogbreed.training.mixing import SmoothedCrossEntropyLoss, make_mixing
+from dogbreed.training.sources import class_folders
 from dogbreed.training.state import EpochResult
 
 logger = logging.getLogger(__name__)
@@ -111,13 +114,8 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             f"batch-size={hyperparameters.batch_size} leaves fewer than two samples to each of {team.size} processes; "
             f"set batch-size to {2 * team.size} or more, or use fewer hosts or GPUs"
         )
-    splits = find_splits(
-        {name: channel.path for name, channel in environment.channels.items()},
-        validation_fraction=hyperparameters.validation_fraction,
-        seed=hyperparameters.seed,
-    )
-    _log_splits(splits)
-    _check_same_data(team, splits, environment.hosts.current)
+    team, splits = _find_splits(environment, hyperparameters, team)
+    counts = _count(team, splits)
     arithmetic = compute.choose(hyperparameters.precision)
     model, source = _make_model(environment, hyperparameters, len(splits.labels))
     model = model.to(arithmetic.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -140,7 +138,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
         criterion=SmoothedCrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing),
         compute=arithmetic,
         observers=[Console(hyperparameters.epochs)] if team.leads else [],
-        corrupt=CorruptImages(splits.images, hyperparameters.max_corrupt_fraction),
+        corrupt=CorruptImages(sum(counts), hyperparameters.max_corrupt_fraction),
         stop_requested=stop_requested,
         seed=hyperparameters.seed,
         team=team,
@@ -153,7 +151,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
     fit = taught.fit
     logger.info("training ended by %s after %d epochs; best epoch %d", fit.ended_by, len(fit.history), fit.best_epoch)
 
-    facts = {**_facts(splits, fit, source, loop.corrupt), **_head_facts(taught)}
+    facts = {**_facts(splits, counts, fit, source, loop.corrupt), **_head_facts(taught)}
     bundle = Bundle(
         backbone=hyperparameters.model,
         head=_head_spec(hyperparameters, len(splits.labels)),
@@ -247,6 +245,35 @@ def _run_processes(environment: TrainingEnvironment, here: int) -> None:
     )
 
 
+def _find_splits(environment: TrainingEnvironment, hyperparameters: Hyperparameters, team: Team) -> tuple[Team, Splits]:
+    """The samples of the job, or of this host where each has its own, and the team that knows which it is."""
+    channels, hosts = environment.channels, environment.hosts
+    find = partial(
+        find_splits,
+        {name: channel.path for name, channel in channels.items()},
+        validation_fraction=hyperparameters.validation_fraction,
+        seed=hyperparameters.seed,
+    )
+    sharded = {name: channel.sharded for name, channel in channels.items()}
+    if len(hosts.all) == 1 or not any(sharded.values()):
+        splits = find()
+        _log_splits(splits)
+        _check_same_data(team, splits, hosts.current)
+        return team, splits
+    folders = class_folders({name: channel.path for name, channel in channels.items()})
+    splits = find(labels=merge_labels(team.gather(folders)))
+    fingerprint = hashlib.sha256("".join(team.gather(splits.fingerprint)).encode()).hexdigest()
+    splits = replace(splits.of_host(hosts.rank, len(hosts.all), sharded), fingerprint=fingerprint)
+    _log_splits(splits)
+    return replace(team, apart=True), splits
+
+
+def _count(team: Team, splits: Splits) -> tuple[int, ...]:
+    """Images of training, validation and test on all hosts."""
+    own = (len(splits.train), len(splits.validation), len(splits.test or ()))
+    return team.total(*(count if team.local_rank == 0 else 0 for count in own)) if team.apart else own
+
+
 def _check_same_data(team: Team, splits: Splits, host: str) -> None:
     """All processes must see the same classes and images, or their batches would not be parts of one.
 
@@ -261,12 +288,12 @@ def _check_same_data(team: Team, splits: Splits, host: str) -> None:
             owner = other_host if differing[0] in folders else first_host
             raise DataError(
                 f"the class folder {differing[0]} is on host {owner} only; give every host all of the data "
-                f"(S3DistributionType=FullyReplicated)"
+                f"(S3DataDistributionType=FullyReplicated), or all hosts parts of it (ShardedByS3Key)"
             )
         if fingerprint != first_fingerprint:
             raise DataError(
                 f"hosts {first_host} and {other_host} have different training images; give every host all of the data "
-                f"(S3DistributionType=FullyReplicated)"
+                f"(S3DataDistributionType=FullyReplicated), or all hosts parts of it (ShardedByS3Key)"
             )
 
 
@@ -318,12 +345,15 @@ def _log_splits(splits: Splits) -> None:
     )
 
 
-def _facts(splits: Splits, fit: FitResult, source: str, corrupt: CorruptImages) -> dict[str, object]:
+def _facts(
+    splits: Splits, counts: tuple[int, ...], fit: FitResult, source: str, corrupt: CorruptImages
+) -> dict[str, object]:
+    train, validation, test = counts
     return {
-        "train_images": len(splits.train),
-        "validation_images": len(splits.validation),
+        "train_images": train,
+        "validation_images": validation,
         "validation_held_out_of_train": splits.held_out,
-        "test_images": len(splits.test or ()),
+        "test_images": test,
         "corrupt_images": len(corrupt.found),
         "initial_weights": source,
         "epochs_run": len(fit.history),

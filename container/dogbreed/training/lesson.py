@@ -31,10 +31,20 @@ from dogbreed.training.augment import make_view, resolve, stored_views
 from dogbreed.training.averaging import make_averaging
 from dogbreed.training.checkpoint import Checkpoints, identity_of
 from dogbreed.training.console import Quietly
-from dogbreed.training.data import Sample, Splits, View, choose_workers, make_loader
+from dogbreed.training.data import (
+    EpochLoader,
+    ImageSource,
+    Sample,
+    Splits,
+    View,
+    advise_workers,
+    choose_workers,
+    make_loader,
+)
 from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.features import FeatureBatches, FeatureStore
 from dogbreed.training.frozen import FrozenPart
+from dogbreed.training.images import ReducedImages
 from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper, Observer
 from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.mixing import SmoothedCrossEntropyLoss, unmixed
@@ -115,10 +125,9 @@ class Lesson:
         watching = (*self.loop.observers, *self.watch(learning, self.loop.criterion))
         lesson = replace(self, loop=replace(self.loop, observers=watching))
         if cut is None or stores is None:
-            view = make_view(self.hyperparameters.augment, self.spec, self._trainable, self.hyperparameters.crop_scale)
-            train = self.images(splits.train, view, shuffle=True)
-            validation = self.images(splits.validation, self.spec.centre_view)
+            train, validation = self._images_of(splits, cache)
             fit = lesson._fit(train, validation, keeper, kept, head)
+            self._advise(fit, len(splits.train))
         elif self._trainable == "head":
             fit = lesson._on(cut)._fit_by_leader(stores, keeper, kept)
         else:
@@ -131,29 +140,76 @@ class Lesson:
         return Taught(fit, network, head.metrics if head else {})
 
     def images(
-        self, samples: Sequence[Sample], view: View, *, shuffle: bool = False, team: Team | None = None
-    ) -> Batches:
+        self,
+        samples: Sequence[Sample],
+        view: View,
+        *,
+        shuffle: bool = False,
+        team: Team | None = None,
+        source: ImageSource | None = None,
+    ) -> EpochLoader:
         """Batches of decoded images; of each batch the share of this process in ``team``, by default the loop's."""
         batch_size, device = self.hyperparameters.batch_size, self.loop.compute.device
         team = team or self.loop.team
-        cpus = max(1, available_cpus() // self.loop.team.local_size)
+        batches = None
+        if team.apart:
+            # As many batches on every process, each with its part of what all hosts hold together.
+            batches = math.ceil(team.total(len(samples) if team.local_rank == 0 else 0)[0] / batch_size)
+            samples = team.part_of(samples)
         return make_loader(
             samples,
             view,
             batch_size=batch_size,
-            workers=choose_workers(
-                self.hyperparameters.num_workers,
-                # Where the CPU is also what trains, half of it is left to that.
-                cpus=cpus if device.type == "cuda" else math.ceil(cpus / 2),
-                batches=math.ceil(len(samples) / batch_size),
-                batch_bytes=batch_size * 3 * self.spec.size_px**2,
-            ),
+            workers=self._workers(len(samples)),
             seed=self.hyperparameters.seed,
             shuffle=shuffle,
             pin=device.type == "cuda",
-            rank=team.rank,
-            ranks=team.size,
+            images=source,
+            rank=0 if team.apart else team.rank,
+            ranks=1 if team.apart else team.size,
+            batches=batches,
         )
+
+    def _workers(self, samples: int) -> int:
+        batch_size = self.hyperparameters.batch_size
+        cpus = max(1, available_cpus() // self.loop.team.local_size)
+        return choose_workers(
+            self.hyperparameters.num_workers,
+            # Where the CPU is also what trains, half of it is left to that.
+            cpus=cpus if self.loop.compute.device.type == "cuda" else math.ceil(cpus / 2),
+            batches=math.ceil(samples / batch_size),
+            batch_bytes=batch_size * 3 * self.spec.size_px**2,
+        )
+
+    def _images_of(self, splits: Splits, cache: Path) -> tuple[EpochLoader, EpochLoader]:
+        """Training and validation images; from the second epoch on they come reduced from a store."""
+        chosen = self.hyperparameters
+        augment = resolve(chosen.augment, self._trainable)
+        view = make_view(augment, self.spec, self._trainable, chosen.crop_scale)
+        # No crop is then smaller than what the network sees, so that none is blown up more than it would be anyway.
+        # The centre needs no more than it is resized to.
+        crops = math.ceil(self.spec.size_px / math.sqrt(chosen.crop_scale))
+        shorter = max(self.spec.resize_px, crops) if "crop" in augment.split("+") else self.spec.resize_px
+        folder = cache if chosen.cache and chosen.epochs > 1 else None
+        loaders = []
+        for samples, its_view, side, shuffle in (
+            (splits.train, view, shorter, True),
+            (splits.validation, self.spec.centre_view, self.spec.resize_px, False),
+        ):
+            own = self.loop.team.part_of(samples) if self.loop.team.apart else samples
+            source = ReducedImages(own, side, folder)
+            loaders.append(self.images(samples, its_view, shuffle=shuffle, source=source))
+        return loaders[0], loaders[1]
+
+    def _advise(self, fit: FitResult, samples: int) -> None:
+        """Says what to change when the loader was the bottleneck; not of the first epoch, which fills stores."""
+        counted = fit.history[1:] or fit.history
+        if counted:
+            share = sum(result.waiting_share for result in counted) / len(counted)
+            cpus = max(1, available_cpus() // self.loop.team.local_size)
+            advice = advise_workers(share, cpus, self._workers(samples))
+            if advice:
+                logger.info("%s", advice)
 
     @property
     def _trainable(self) -> Trainable:
@@ -195,7 +251,7 @@ class Lesson:
         if cut is None or stores is None:
             found = self._store(above, splits, cache, "none")
         else:
-            found = self._deepened(above, cut, stores, splits, cache) if team.leads else stores
+            found = self._deepened(above, cut, stores, cache) if team.leads else stores
         if not all(team.gather(found is not None)) or found is None:
             return _stopped(model.head)
         recipe = Hyperparameters(
@@ -225,7 +281,7 @@ class Lesson:
             )
         return fit
 
-    def _deepened(self, above: Cut, cut: Cut, stores: Stores, splits: Splits, cache: Path) -> Stores | None:
+    def _deepened(self, above: Cut, cut: Cut, stores: Stores, cache: Path) -> Stores | None:
         """What goes into the head, computed from the stored maps instead of the images once more."""
         further = Cut(f"head by way of the {cut.name}", cast(Rest, cut.rest).backbone, above.rest)
         part, whole = self._part(further, cache), self._part(above, cache)
@@ -234,8 +290,12 @@ class Lesson:
         view, _ = stored_views(named, self.spec, chosen.cached_views, chosen.crop_scale)[0]
         found: list[FeatureStore] = []
         with _explained(cache):
-            for store, samples, name in zip(stores, (splits.train, splits.validation), (view, "centre"), strict=True):
-                key = replace(whole.key(samples, [name], chosen.seed), network=f"{part.model}, {further.name}")
+            for store, name in zip(stores, (view, "centre"), strict=True):
+                key = replace(
+                    whole.key((), [name], chosen.seed),
+                    samples=f"outputs {store.digest}",
+                    network=f"{part.model}, {further.name}",
+                )
                 deeper = frozen.deepen(part, loop, store, key, self._batches(store, shuffle=False, team=ALONE))
                 if deeper is None:
                     return None

@@ -11,7 +11,7 @@ import hashlib
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dogbreed.errors import DataError
@@ -58,6 +58,29 @@ class Splits:
     def images(self) -> int:
         """Number of images in all splits."""
         return len(self.train) + len(self.validation) + len(self.test or ())
+
+    def of_host(self, host: int, hosts: int, sharded: Mapping[str, bool]) -> Splits:
+        """The samples that one of several hosts works on: all that it alone has, and a part of what every host has.
+
+        Args:
+            host: from 0.
+            hosts: number of them.
+            sharded: channel -> whether each host holds other objects of it.
+        """
+        of_train = next((sharded[name] for name in TRAIN_NAMES if name in sharded), any(sharded.values()))
+
+        def own(samples: tuple[Sample, ...], names: Sequence[str]) -> tuple[Sample, ...]:
+            # A split without a channel of its own lies in that of the training images.
+            if next((sharded[name] for name in names if name in sharded), of_train):
+                return samples
+            return samples[len(samples) * host // hosts : len(samples) * (host + 1) // hosts]
+
+        return replace(
+            self,
+            train=own(self.train, TRAIN_NAMES),
+            validation=own(self.validation, TRAIN_NAMES if self.held_out else VALIDATION_NAMES),
+            test=None if self.test is None else own(self.test, TEST_NAMES),
+        )
 
 
 def find_splits(

@@ -10,13 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from dogbreed.errors import HyperparameterError
 from dogbreed.training.data import Batch
+from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.features import (
     FeatureBatches,
     FeatureStore,
     StoreKey,
     digest_weights,
+    gather_store,
     open_store,
+    remove_store,
     write_store,
 )
 
@@ -136,3 +140,41 @@ def test_weights_have_one_digest_whatever_their_memory_format() -> None:
     same = {"b": torch.tensor(3), "a": weights["a"].contiguous(memory_format=torch.channels_last)}
     assert digest_weights(weights) == digest_weights(same)
     assert digest_weights(weights) != digest_weights({**weights, "b": torch.tensor(4)})
+
+
+def test_an_output_too_large_for_the_store_is_refused(tmp_path: Path) -> None:
+    def too_large() -> Iterator[tuple[Tensor, Batch]]:
+        yield torch.full((5, 3), 7e4), Batch(torch.empty(0), torch.arange(5), ())
+
+    with pytest.raises(HyperparameterError, match=r"is 7e\+04, over the 65504 .* set cache=false"):
+        write_store(tmp_path, KEY, [too_large], 5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_without_one_readable_image(tmp_path: Path) -> None:
+    def nothing() -> Iterator[tuple[Tensor, Batch]]:
+        yield torch.empty(0), Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), tuple("abcde"))
+
+    store = write_store(tmp_path, KEY, [nothing], 5)
+    assert store is not None
+    assert (len(store.indices), store.corrupt) == (0, tuple("abcde"))
+
+
+def test_a_share_gathered_alone_is_the_store(tmp_path: Path) -> None:
+    share = write(tmp_path / "share")
+    whole = gather_store(tmp_path / "whole", KEY, share, ALONE)
+    assert np.array_equal(whole.outputs, share.outputs)
+    assert whole.indices.tolist() == share.indices.tolist()
+    remove_store(tmp_path / "share", KEY)
+    assert not list((tmp_path / "share").iterdir())
+
+
+def test_processes_share_every_batch(tmp_path: Path) -> None:
+    store = write(tmp_path)
+    feed = [
+        FeatureBatches(store, batch_size=3, seed=1, shuffle=True, device=CPU, team=Team(rank, 2)) for rank in (0, 1)
+    ]
+    whole = FeatureBatches(store, batch_size=3, seed=1, shuffle=True, device=CPU)
+    for together, *shares in zip(whole.epoch(1), *(one.epoch(1) for one in feed), strict=True):
+        found = sorted(index for share in shares for index in share.indices.tolist())
+        assert found == sorted(together.indices.tolist())

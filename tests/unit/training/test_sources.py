@@ -274,3 +274,20 @@ def test_the_digest_of_samples_depends_on_names_sizes_and_order(copy: Path) -> N
     assert digest != digest_samples(train[1:])
     train[0].path.write_bytes(b"shorter")
     assert digest != digest_samples(train)
+
+
+def test_of_what_every_host_has_each_takes_a_part(tmp_path: Path) -> None:
+    for split, count in (("train", 4), ("validation", 2), ("test", 2)):
+        for name in ("a", "b"):
+            for number in range(count):
+                file = tmp_path / split / name / f"{number}.jpg"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(b"x")
+    channels = {split: tmp_path / split for split in ("train", "validation", "test")}
+    splits = find_splits(channels, validation_fraction=0.2, seed=0)
+    parts = [splits.of_host(host, 2, {"train": True, "validation": False, "test": False}) for host in (0, 1)]
+    assert [len(part.train) for part in parts] == [8, 8], "each host's own"
+    assert parts[0].validation + parts[1].validation == splits.validation
+    assert [len(part.test or ()) for part in parts] == [2, 2]
+    nested = splits.of_host(0, 2, {"train": True})
+    assert nested.validation == splits.validation, "it lies in the channel of the training images"
