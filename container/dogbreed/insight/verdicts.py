@@ -10,10 +10,10 @@ keys of a rule's report.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
-Parameter = float | int | str | bool
+Parameter = float | int | str | bool | None
 
 
 class Status(Enum):
@@ -39,6 +39,7 @@ class Verdict:
         parameters: name -> value with which the rule was evaluated.
         violations: how many of the datapoints broke the rule.
         datapoints: how many comparisons were made.
+        details: further figures, for programs: plain JSON values.
     """
 
     rule: str
@@ -48,6 +49,7 @@ class Verdict:
     parameters: Mapping[str, Parameter]
     violations: int
     datapoints: int
+    details: Mapping[str, object] = field(default_factory=dict)
 
 
 def to_document(verdict: Verdict) -> dict[str, object]:
@@ -60,7 +62,7 @@ def to_document(verdict: Verdict) -> dict[str, object]:
         "Violations": verdict.violations,
         "Datapoints": verdict.datapoints,
         "RuleParameters": "\n".join(f"{name}:{value}" for name, value in verdict.parameters.items()),
-        "Details": {},
+        "Details": dict(verdict.details),
         "Rule": verdict.rule,
         "Status": verdict.status.value,
         "Evidence": verdict.evidence,

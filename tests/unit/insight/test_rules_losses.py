@@ -2,15 +2,9 @@ import math
 
 import pytest
 
-from dogbreed.insight.rules.losses import (
-    ExplodingTensor,
-    Losses,
-    LossNotDecreasing,
-    Overfit,
-    Overtraining,
-    Point,
-    evaluate_all,
-)
+from dogbreed.insight.evidence import Evidence, Losses, Point
+from dogbreed.insight.rules.losses import LossNotDecreasing, Overfit, Overtraining, evaluate_all
+from dogbreed.insight.rules.tensors import ExplodingTensor
 from dogbreed.insight.verdicts import Status
 
 
@@ -190,16 +184,16 @@ def test_overtraining_counts_an_improvement_from_delta_on(delta, fires):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_exploding_tensor_names_the_first_loss_that_is_no_number(value):
     losses = Losses(train=series([1.0, 1.0, 2.0, math.nan], every=10), evaluation=(Point(15, value),))
-    verdict = ExplodingTensor().evaluate(losses)
+    verdict = ExplodingTensor().judge(Evidence(losses=losses))
     assert (verdict.status, verdict.violations, verdict.datapoints) == (Status.ISSUES_FOUND, 2, 5)
-    assert f"evaluation loss was {value} at step 15" in verdict.evidence
-    assert "Only losses" in verdict.evidence
+    assert f"The evaluation loss was {value} at step 15" in verdict.evidence
+    assert "5 saved losses and 0 tensors" in verdict.evidence
 
 
 def test_exploding_tensor_may_overlook_infinity():
     losses = train(1.0, math.inf)
-    assert ExplodingTensor(only_nan=True).evaluate(losses).status is Status.NO_ISSUES_FOUND
-    assert ExplodingTensor().evaluate(losses).status is Status.ISSUES_FOUND
+    assert ExplodingTensor(only_nan=True).judge(Evidence(losses=losses)).status is Status.NO_ISSUES_FOUND
+    assert ExplodingTensor().judge(Evidence(losses=losses)).status is Status.ISSUES_FOUND
 
 
 @pytest.mark.parametrize(
@@ -216,7 +210,7 @@ def test_exploding_tensor_may_overlook_infinity():
     ],
 )
 def test_a_rule_without_enough_data_says_what_is_missing(rule, losses, missing):
-    verdict = rule.evaluate(losses)
+    verdict = rule.judge(Evidence(losses=losses))
     assert verdict.status is Status.NOT_ENOUGH_DATA
     assert missing in verdict.evidence
     assert verdict.violations == 0
@@ -225,7 +219,7 @@ def test_a_rule_without_enough_data_says_what_is_missing(rule, losses, missing):
 def test_every_rule_is_evaluated_with_the_defaults_of_aws():
     verdicts = {verdict.rule: verdict for verdict in evaluate_all(epochs([1.0, 0.8], [1.0, 0.8]))}
     assert {name: dict(verdict.parameters) for name, verdict in verdicts.items()} == {
-        "ExplodingTensor": {"only_nan": False},
+        "ExplodingTensor": {"collection_names": None, "tensor_regex": None, "only_nan": False},
         "LossNotDecreasing": {"num_steps": 10, "diff_percent": 0.1, "increase_threshold_percent": 5.0, "mode": ""},
         "Overfit": {"start_step": 0, "patience": 1, "ratio_threshold": 0.1},
         "Overtraining": {"patience_train": 5, "patience_validation": 10, "delta": 0.01},

@@ -98,7 +98,8 @@ def test_a_hook_that_cannot_be_made_is_a_warning_and_no_failure(
 ) -> None:
     config = tmp_path / "debughookconfig.json"
     config.write_text("{")
-    assert tensors.attach(nn.Linear(1, 1), nn.CrossEntropyLoss(), folder=tmp_path, config=config) is None
+    hook = tensors.attach(nn.Linear(1, 1), nn.CrossEntropyLoss(), folder=tmp_path, config=config)
+    assert "JSONDecodeError" in hook.failure
     assert "no tensors are saved" in caplog.text
 
 
@@ -106,7 +107,8 @@ def test_a_machine_without_smdebug_trains_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "smdebug.pytorch", None)
-    assert tensors.attach(nn.Linear(1, 1), nn.CrossEntropyLoss(), folder=tmp_path / "t", config=None) is None
+    hook = tensors.attach(nn.Linear(1, 1), nn.CrossEntropyLoss(), folder=tmp_path / "t", config=None)
+    assert "ModuleNotFoundError" in hook.failure
     assert "no tensors are saved" in caplog.text
 
 

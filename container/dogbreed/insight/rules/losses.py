@@ -13,46 +13,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from dogbreed.insight.verdicts import Parameter, Status, Verdict
-
-
-class Point(NamedTuple):
-    """A loss and its place.
-
-    Attributes:
-        step: train steps done before it, so the first train loss has step 0.
-        value: in nats; NaN and infinity are possible.
-    """
-
-    step: int
-    value: float
-
-
-Series = tuple[Point, ...]
-"""Points in the order of their steps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """What a job saved of its losses.
-
-    Attributes:
-        train: one point per saved batch.
-        evaluation: one point per validation pass, the mean over the pass.
-    """
-
-    train: Series
-    evaluation: Series
-
-
-class LossRule(Protocol):
-    """Something that judges losses."""
-
-    def evaluate(self, losses: Losses) -> Verdict:
-        """Never raises for want of data: that is the status NotEnoughData, with what is missing."""
+from dogbreed.insight.evidence import Evidence, Losses, Point, Series
+from dogbreed.insight.rules.common import Need, times, verdict
+from dogbreed.insight.verdicts import Status, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +44,16 @@ class LossNotDecreasing:
         mode: ``EVAL``, ``TRAIN``, or empty to try them in this order.
     """
 
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
+
     num_steps: int = 10
     diff_percent: float = 0.1
     increase_threshold_percent: float = 5.0
     mode: Literal["EVAL", "TRAIN", ""] = ""
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """Judges the losses."""
+        return self.evaluate(evidence.losses)
 
     def evaluate(self, losses: Losses) -> Verdict:
         """Judges the evaluations, or the train losses when these do not suffice."""
@@ -91,11 +63,11 @@ class LossNotDecreasing:
             if pairs:
                 return self._judge(mode, pairs)
         counts = {
-            "EVAL": _times(len(losses.evaluation), "evaluation"),
-            "TRAIN": _times(len(losses.train), "train loss"),
+            "EVAL": times(len(losses.evaluation), "evaluation"),
+            "TRAIN": times(len(losses.train), "train loss"),
         }
         found = counts[self.mode] if self.mode else f"{counts['EVAL']} and {counts['TRAIN']}"
-        return _verdict(
+        return verdict(
             self,
             Status.NOT_ENOUGH_DATA,
             evidence=f"The job has {found}; two finite losses of a kind that are at least num_steps={self.num_steps} "
@@ -129,7 +101,7 @@ class LossNotDecreasing:
         broken = [pair for pair in pairs if self.breaks(pair[0].value, pair[1].value)]
         if not broken:
             first, last = pairs[0][0], pairs[-1][1]
-            return _verdict(
+            return verdict(
                 self,
                 Status.NO_ISSUES_FOUND,
                 evidence=f"The {name} loss went from {first.value:.4g} at step {first.step} to {last.value:.4g} at "
@@ -145,7 +117,7 @@ class LossNotDecreasing:
         )
         amount = "" if old.value in (new.value, 0) else f" by {_percent(old.value, new.value)}"
         batches = " Single batches vary; look at the curve before acting." if mode == "TRAIN" else ""
-        return _verdict(
+        return verdict(
             self,
             Status.ISSUES_FOUND,
             evidence=f"The {name} loss {kind}{amount}, from {old.value:.4g} at step {old.step} to {new.value:.4g} at "
@@ -181,21 +153,27 @@ class Overfit:
         ratio_threshold: share of the train loss by which the validation loss may be higher.
     """
 
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
+
     start_step: int = 0
     patience: int = 1
     ratio_threshold: float = 0.1
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """Judges the losses."""
+        return self.evaluate(evidence.losses)
 
     def evaluate(self, losses: Losses) -> Verdict:
         """Compares every evaluation with the training before it."""
         pairs = [pair for pair in _epochs(losses) if pair[1].step >= self.start_step]
         needed = self.patience + 1
         if len(pairs) < needed:
-            found = f"{_times(len(losses.evaluation), 'evaluation')} and {_times(len(losses.train), 'train loss')}"
+            found = f"{times(len(losses.evaluation), 'evaluation')} and {times(len(losses.train), 'train loss')}"
             since = f" from step {self.start_step} on" if self.start_step else ""
-            return _verdict(
+            return verdict(
                 self,
                 Status.NOT_ENOUGH_DATA,
-                evidence=f"The job has {found}, from which {_times(len(pairs), 'comparison')} can be made{since}; at "
+                evidence=f"The job has {found}, from which {times(len(pairs), 'comparison')} can be made{since}; at "
                 f"least {needed} evaluations with a finite train loss since the one before are needed.",
                 recommendation="Train for more epochs, or with a smaller batch size so that an epoch has more steps.",
                 datapoints=len(pairs),
@@ -215,16 +193,16 @@ class Overfit:
             f"{self.ratio_threshold * 100:g} %"
         )
         if not broken:
-            return _verdict(
+            return verdict(
                 self,
                 Status.NO_ISSUES_FOUND,
-                evidence=f"At the last of {_times(len(pairs), 'evaluation')}, step {evaluation.step}, {compared}.",
+                evidence=f"At the last of {times(len(pairs), 'evaluation')}, step {evaluation.step}, {compared}.",
                 datapoints=len(pairs),
             )
-        return _verdict(
+        return verdict(
             self,
             Status.ISSUES_FOUND,
-            evidence=f"At step {evaluation.step} {compared}; it was over the limit for {_times(needed, 'evaluation')} "
+            evidence=f"At step {evaluation.step} {compared}; it was over the limit for {times(needed, 'evaluation')} "
             f"in a row then, and {broken} of {len(pairs)} evaluations fired.",
             recommendation="Look at the accuracy first: while that still rises, no harm is done. Else add images, use "
             "augment=crop, raise dropout or weight-decay, or let less learn (trainable=head).",
@@ -253,18 +231,24 @@ class Overtraining:
         delta: how much lower than the optimum a loss must be to be a new one.
     """
 
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
+
     patience_train: int = 5
     patience_validation: int = 10
     delta: float = 0.01
+
+    def judge(self, evidence: Evidence) -> Verdict:
+        """Judges the losses."""
+        return self.evaluate(evidence.losses)
 
     def evaluate(self, losses: Losses) -> Verdict:
         """Asks at every evaluation how long ago the optima were."""
         train, evaluation = _finite(losses.train), _finite(losses.evaluation)
         if len(train) <= self.patience_train or len(evaluation) <= self.patience_validation:
-            return _verdict(
+            return verdict(
                 self,
                 Status.NOT_ENOUGH_DATA,
-                evidence=f"The job has {_times(len(evaluation), 'evaluation')} and {_times(len(train), 'train loss')}; "
+                evidence=f"The job has {times(len(evaluation), 'evaluation')} and {times(len(train), 'train loss')}; "
                 f"at least {self.patience_validation + 1} and {self.patience_train + 1} are needed before a stall of "
                 f"{self.patience_validation} evaluations and {self.patience_train} train losses can show.",
                 recommendation="Nothing to do for a job this short: it cannot have run on for long without improving.",
@@ -282,24 +266,24 @@ class Overtraining:
             ):
                 stalled.append(position)
         if not stalled:
-            return _verdict(
+            return verdict(
                 self,
                 Status.NO_ISSUES_FOUND,
                 evidence=f"At the end the last improvement by {self.delta:g} or more was "
-                f"{_times(waited_evaluation[-1], 'evaluation')} ago (limit {self.patience_validation}) and "
-                f"{_times(waited_train[-1], 'saved train loss')} ago (limit "
+                f"{times(waited_evaluation[-1], 'evaluation')} ago (limit {self.patience_validation}) and "
+                f"{times(waited_train[-1], 'saved train loss')} ago (limit "
                 f"{self.patience_train}); the rule fires when both limits are reached.",
                 datapoints=len(evaluation),
             )
         first = stalled[0]
         best = evaluation[first - waited_evaluation[first]]
-        return _verdict(
+        return verdict(
             self,
             Status.ISSUES_FOUND,
             evidence=f"At step {evaluation[first].step} the validation loss had not improved on {best.value:.4g} of "
-            f"step {best.step} by {self.delta:g} for {_times(waited_evaluation[first], 'evaluation')} (limit "
+            f"step {best.step} by {self.delta:g} for {times(waited_evaluation[first], 'evaluation')} (limit "
             f"{self.patience_validation}), nor had the train loss for its last {self.patience_train} saves; "
-            f"{len(stalled)} of {_times(len(evaluation), 'evaluation')} fired.",
+            f"{len(stalled)} of {times(len(evaluation), 'evaluation')} fired.",
             recommendation=f"Stop early: set patience below {self.patience_validation}, or fewer epochs. Only time was "
             f"lost: the bundle holds the best epoch.",
             violations=len(stalled),
@@ -319,82 +303,12 @@ class Overtraining:
         return waited
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExplodingTensor:
-    """Fires when a loss is NaN, or infinite unless `only_nan`.
-
-    The page inspects every saved tensor when none is selected; here losses alone are saved, and alone inspected.
-
-    Attributes:
-        only_nan: infinity does not count.
-    """
-
-    only_nan: bool = False
-
-    def evaluate(self, losses: Losses) -> Verdict:
-        """Looks for the first loss that is no number."""
-        named = [("train", point) for point in losses.train] + [("evaluation", point) for point in losses.evaluation]
-        if not named:
-            return _verdict(
-                self,
-                Status.NOT_ENOUGH_DATA,
-                evidence="The job saved no losses; at least 1 is needed.",
-                recommendation="Look into the log for why no tensors were saved.",
-            )
-        broken = sorted(
-            ((name, point) for name, point in named if self._exploded(point.value)), key=lambda one: one[1].step
-        )
-        if not broken:
-            return _verdict(
-                self,
-                Status.NO_ISSUES_FOUND,
-                evidence=f"All {len(named)} saved losses are finite. Only losses were inspected, no gradients, weights "
-                f"or activations.",
-                datapoints=len(named),
-            )
-        name, point = broken[0]
-        return _verdict(
-            self,
-            Status.ISSUES_FOUND,
-            evidence=f"The {name} loss was {point.value} at step {point.step}, the first of {len(broken)} among "
-            f"{len(named)} saved losses. Only losses were inspected, no gradients, weights or activations.",
-            recommendation="Lower lr by a factor of 10, or use precision=fp32.",
-            violations=len(broken),
-            datapoints=len(named),
-        )
-
-    def _exploded(self, value: float) -> bool:
-        return math.isnan(value) or (math.isinf(value) and not self.only_nan)
-
-
-RULES: tuple[LossRule, ...] = (ExplodingTensor(), LossNotDecreasing(), Overfit(), Overtraining())
-"""With AWS's defaults, in the order of a report."""
-
-
 def evaluate_all(losses: Losses) -> tuple[Verdict, ...]:
-    """One verdict per rule of `RULES`."""
-    return tuple(rule.evaluate(losses) for rule in RULES)
+    """One verdict per rule that losses alone suffice for, with AWS's defaults, in the order of a report."""
+    from dogbreed.insight.rules.tensors import ExplodingTensor
 
-
-def _verdict(
-    rule: LossNotDecreasing | Overfit | Overtraining | ExplodingTensor,
-    status: Status,
-    *,
-    evidence: str,
-    recommendation: str = "",
-    violations: int = 0,
-    datapoints: int = 0,
-) -> Verdict:
-    parameters: dict[str, Parameter] = asdict(rule)
-    return Verdict(
-        rule=type(rule).__name__,
-        status=status,
-        evidence=evidence,
-        recommendation=recommendation,
-        parameters=parameters,
-        violations=violations,
-        datapoints=datapoints,
-    )
+    rules = (ExplodingTensor(), LossNotDecreasing(), Overfit(), Overtraining())
+    return tuple(rule.judge(Evidence(losses=losses)) for rule in rules)
 
 
 def _finite(series: Series) -> Series:
@@ -420,7 +334,3 @@ def _percent(old: float, new: float, *, signed: bool = False) -> str:
         return "infinitely many %"
     change = (new - old) / abs(old) * 100
     return f"{change:+.3g} %" if signed else f"{abs(change):.3g} %"
-
-
-def _times(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -1,0 +1,142 @@
+"""smdebug's files of saved tensors, written quickly.
+
+smdebug's own writer starts a thread and two files per step and builds every number as a protocol buffer in Python: 1.7
+ms of CPU time per step and 0.17 ms per number, as much as a whole training step of a small head. This one writes the
+same bytes, many steps at a time, into one events file with one index file per step, which smdebug's readers follow.
+
+Source: awslabs/sagemaker-debugger 1.0.34, smdebug/core/tfevent and tfrecord, locations.py; tensorflow's event.proto,
+summary.proto and tensor.proto for the field numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_TYPES = {"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int64": 9, "bool": 10, "float16": 19}
+"""numpy's dtype -> DataType of tensorflow's types.proto."""
+_STEPS_PER_INDEX_FOLDER = 1000
+_CHECKED_INSTEAD = b"0x12345678"
+"""smdebug's checksum of a record is that of these bytes, unless it is asked for the real one."""
+
+
+class TensorFiles:
+    """Collects tensors step by step and writes them on request.
+
+    Args:
+        folder: smdebug's output folder.
+        worker: who saves, such as ``worker_0``.
+    """
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self._folder = folder
+        self._worker = worker
+        self._steps: dict[int, tuple[str, int, list[tuple[str, bytes]]]] = {}
+
+    def add(
+        self, step: int, mode: str, mode_number: int, *, mode_step: int, name: str, value: NDArray[np.generic]
+    ) -> None:
+        """Takes a tensor.
+
+        Args:
+            step: over all modes.
+            mode: ``TRAIN``, ``EVAL``, ``PREDICT`` or ``GLOBAL``.
+            mode_number: smdebug's number of it.
+            mode_step: within the mode.
+            name: of the tensor.
+            value: of any shape; dtypes without a number in tensorflow's enumeration become float32.
+        """
+        if value.dtype.name not in _TYPES:
+            value = value.astype(np.float32)
+        _, _, records = self._steps.setdefault(step, (mode, mode_step, []))
+        records.append((name, _event(step, mode_number, mode_step, name, value)))
+
+    def write(self) -> None:
+        """Writes what was taken since the last time: one events file, named after its first step, and the indices.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        if not self._steps:
+            return
+        first = f"{min(self._steps):012}"
+        events_name = f"events/{first}/{first}_{self._worker}.tfevents"
+        content = bytearray()
+        indices: list[tuple[int, str]] = []
+        for step, (mode, mode_step, records) in self._steps.items():
+            entries = []
+            for name, event in records:
+                entries.append({"tensorname": name, "start_idx": len(content), "length": len(event)})
+                content += event
+            meta = {"mode": mode, "mode_step": mode_step, "event_file_name": events_name}
+            indices.append((step, json.dumps({"meta": meta, "tensor_payload": entries, "shape_payload": []})))
+        events = self._folder / events_name
+        events.parent.mkdir(parents=True, exist_ok=True)
+        half_done = events.with_suffix(".tmp")
+        half_done.write_bytes(content)
+        half_done.replace(events)
+        made: set[int] = set()
+        for step, text in indices:
+            group = step // _STEPS_PER_INDEX_FOLDER
+            folder = f"{self._folder}/index/{group:09}"
+            if group not in made:
+                os.makedirs(folder, exist_ok=True)  # noqa: PTH103  paths as text: this runs for every saved step
+                made.add(group)
+            with open(f"{folder}/{step:012}_{self._worker}.json", "w", encoding="utf-8") as file:  # noqa: PTH123
+                file.write(text)
+        self._steps.clear()
+
+
+def _event(step: int, mode_number: int, mode_step: int, name: str, value: NDArray[np.generic]) -> bytes:
+    """One tensor as a record of an events file."""
+    dimensions = b"".join(_field(2, b"\x08" + _varint(size)) for size in value.shape)
+    tensor = b"\x08" + _varint(_TYPES[value.dtype.name]) + _field(2, dimensions) + _field(4, value.tobytes())
+    inner = _field(1, name.encode()) + _field(8, tensor) + _metadata(mode_number, mode_step)
+    event = b"\x09" + struct.pack("<d", time.time()) + b"\x10" + _varint(step) + _field(5, _field(1, inner))
+    return _frame(len(event)) + event + _footer()
+
+
+@lru_cache(maxsize=4096)
+def _frame(length: int) -> bytes:
+    from smdebug.core.tfrecord.record_writer import masked_crc32c
+
+    header = struct.pack("<Q", length)
+    return header + struct.pack("<I", masked_crc32c(header))
+
+
+@lru_cache(maxsize=1)
+def _footer() -> bytes:
+    from smdebug.core.tfrecord.record_writer import masked_crc32c
+
+    return struct.pack("<I", masked_crc32c(_CHECKED_INSTEAD))
+
+
+@lru_cache(maxsize=64)
+def _metadata(mode_number: int, mode_step: int) -> bytes:
+    plugins = (("mode_step", mode_step), ("mode", mode_number))
+    return _field(
+        9, b"".join(_field(1, _field(1, name.encode()) + _field(2, str(value).encode())) for name, value in plugins)
+    )
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of bytes."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    if number < 128:
+        return bytes((number,))
+    out = bytearray()
+    while number >= 128:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
