@@ -2,8 +2,8 @@
 
 smdebug decides what belongs to which collection and when a collection is saved, so a hook configuration written by
 the platform means here what it means everywhere. How it is saved is ours, because smdebug's own way costs more than a
-step of a small network (`tensorfiles`), looks at a checkpoint folder at every step, crashes the job on bfloat16 and shows the
-output of an in-place ReLU as its input:
+step of a small network (`tensorfiles`), looks at a checkpoint folder at every step, crashes the job on bfloat16 and
+shows the output of an in-place ReLU as its input:
 
 - a module gets a hook only when something of it is saved; inputs are taken *before* the module runs;
 - nothing waits for a device: numbers stay where they are until the pass ends, and then come over together;
@@ -11,26 +11,23 @@ output of an in-place ReLU as its input:
 
 What the rules need is kept in memory at our intervals, whatever the platform wants on disk: losses every 10 train steps
 and at every evaluation step (SageMaker's default is one in 500, with which the loss rules end in "Error" on any
-ordinary fine-tuning job), gradients and weights every 100 steps, activations at the first ten and every 500. smdebug is imported
-only here, and only when a hook is made: its import takes seconds.
+ordinary fine-tuning job), gradients and weights every 100 steps, activations at the first ten and every 500. smdebug is
+imported only where a hook is made: its import takes seconds.
 
 Sources: awslabs/sagemaker-debugger 1.0.34, docs/api.md and docs/pytorch.md.
 """
 
 from __future__ import annotations
 
-import json
+import atexit
 import logging
 import math
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -40,25 +37,31 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dogbreed.insight.evidence import Answers, Losses, Point, Reading, Readings, Tensors
-from dogbreed.insight.rules.common import Need, Rule
-from dogbreed.insight.rules.registry import needs_of
-from dogbreed.insight.rules.tensors import SaturatedActivation, WeightUpdateRatio
+from dogbreed.insight.reductions import EXTRA, PLACES, STATISTICS, Together, sample, share, summarise
+from dogbreed.insight.rules.common import Need
+from dogbreed.insight.saved import read, read_losses
+from dogbreed.insight.saveplan import (
+    ACTIVATION_INTERVAL,
+    ACTIVATIONS,
+    FIRST_STEPS,
+    OWN,
+    TENSOR_INTERVAL,
+    TRAIN_INTERVAL,
+    Wanted,
+    kind_of,
+    loss_name,
+    make_plan,
+    mode_keys,
+    quieten_smdebug,
+    type_name,
+    wanted,
+)
 from dogbreed.insight.tensorfiles import TensorFiles
+
+__all__ = ["Mode", "TensorHook", "Wanted", "attach", "read", "read_losses", "wanted"]
 
 logger = logging.getLogger(__name__)
 
-TRAIN_INTERVAL = 10
-"""Train losses are saved every so many steps; evaluation losses at every step."""
-TENSOR_INTERVAL = 100
-"""Gradients and weights are saved every so many train steps."""
-FIRST_STEPS = 10
-ACTIVATION_INTERVAL = 500
-"""Activations are saved at the first train steps, and then every so many."""
-
-_STATISTICS = ("min", "max", "mean", "variance", "abs_mean", "zeros")
-_SAMPLE = 4096
-_EXTRA = ("zeros", "p5", "p95", "change", "largest_change", "before")
-"""What stands, in this order, in the tensor ``insight/NAME`` beside smdebug's own reductions; NaN is unknown."""
 # Bounds, so that a job of weeks keeps megabytes: the first readings show how it began, the last how it goes.
 _KEPT_FIRST, _KEPT_LAST = 20, 200
 _KEPT_LABELS = 20_000
@@ -69,37 +72,9 @@ _FLUSH_BYTES = 64 * 1024 * 1024
 
 Mode = Literal["train", "validation", "test"]
 
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is saved beside the losses; see `wanted`.
-
-    Attributes:
-        needs: of the rules.
-        weights_every: train steps between two saves of the weights.
-        tanh: smallest and largest input of an active Tanh.
-        sigmoid: the same of a Sigmoid.
-    """
-
-    needs: frozenset[Need] = frozenset({Need.LOSSES})
-    weights_every: int = TENSOR_INTERVAL
-    tanh: tuple[float, float] = (-math.inf, math.inf)
-    sigmoid: tuple[float, float] = (-math.inf, math.inf)
-
-
-def wanted(rules: Sequence[Rule]) -> Wanted:
-    """Exactly what these rules need."""
-    every = [rule.num_steps for rule in rules if isinstance(rule, WeightUpdateRatio) and rule.num_steps]
-    bounds = [rule for rule in rules if isinstance(rule, SaturatedActivation)]
-    found = Wanted(needs=needs_of(rules), weights_every=min(every, default=TENSOR_INTERVAL))
-    for rule in bounds:
-        found = Wanted(
-            found.needs,
-            found.weights_every,
-            (rule.threshold_tanh_min, rule.threshold_tanh_max),
-            (rule.threshold_sigmoid_min, rule.threshold_sigmoid_max),
-        )
-    return found
+_LOSSES_ALONE = Wanted()
+_NOTHING: frozenset[Any] = frozenset()
+_NO_NAMES: frozenset[str] = frozenset()
 
 
 def attach(
@@ -108,7 +83,7 @@ def attach(
     *,
     folder: Path,
     config: Path | None,
-    wanted: Wanted = Wanted(),
+    wanted: Wanted = _LOSSES_ALONE,
     evaluation_criterion: nn.Module | None = None,
     gradient_scale: Callable[[], float] | None = None,
 ) -> TensorHook:
@@ -130,12 +105,12 @@ def attach(
         The hook; one that does nothing, and says why in `failure`, when smdebug cannot be used: a job never fails
         because of what watches it.
     """
-    _quieten_smdebug()
+    quieten_smdebug()
     criteria = [criterion]
     if evaluation_criterion is not None and evaluation_criterion is not criterion:
         criteria.append(evaluation_criterion)
     try:
-        plan, missing = _make_plan(model, folder, config, wanted)
+        plan, missing = make_plan(model, folder, config, wanted)
         hook = TensorHook(plan, wanted, missing, gradient_scale)
         hook.register(model, criteria)
     except Exception as error:  # smdebug asserts and raises as it likes
@@ -231,10 +206,14 @@ class TensorHook:
         self._seen_labels = 0
         self._answers = Answers()
         if plan is not None:
-            self._modes = _modes()
+            self._modes = mode_keys()
             self._mode = "TRAIN"
             plan.set_mode(self._modes["TRAIN"])
-            self._collections = [one for one in plan._get_all_collections_to_save() if one.name not in _OWN]
+            self._collections = [one for one in plan._get_all_collections_to_save() if one.name not in OWN]
+            ours = {"TRAIN": (TRAIN_INTERVAL, TENSOR_INTERVAL, wanted.weights_every, ACTIVATION_INTERVAL)}
+            self._schedules = {
+                name: _schedule(self._collections, mode, ours.get(name, ())) for name, mode in self._modes.items()
+            }
             self._files = TensorFiles(Path(plan.out_dir), plan.worker)
             self._writes = plan.save_all_workers or plan.worker == plan.chief_worker
 
@@ -309,7 +288,7 @@ class TensorHook:
         self._handles.append(model.register_forward_pre_hook(self._on_forward))
         compiled = isinstance(model, torch._dynamo.OptimizedModule)
         self._parameters = [
-            (f"{_type_name(model)}_{name.removeprefix('_orig_mod.')}", parameter)
+            (f"{type_name(model)}_{name.removeprefix('_orig_mod.')}", parameter)
             for name, parameter in model.named_parameters()
         ]
         for name, parameter in self._parameters:
@@ -317,8 +296,8 @@ class TensorHook:
                 watcher = _OnGradient(self, f"gradient/{name}")
                 self._handles.append(parameter.register_hook(watcher))  # type: ignore[no-untyped-call]
         for path, module in [] if compiled else model.named_modules():
-            name = path or _type_name(model)
-            kind = _kind(module)
+            name = path or type_name(model)
+            kind = kind_of(module)
             if self._is_saved(f"{name}_input_0"):
                 self._handles.append(module.register_forward_pre_hook(_OnInput(self, name, kind)))
             if self._is_saved(f"{name}_output_0"):
@@ -359,7 +338,7 @@ class TensorHook:
             if Need.ANSWERS in self._wanted.needs and len(inputs) > 1:
                 self._take_answers(inputs[0], inputs[1])
             if self._saving:
-                name = _loss_name(criterion)
+                name = loss_name(criterion)
                 self._to_files(f"{name}_output_{self._call(name)}", loss, ())
         except Exception as error:
             self._give_up(error)
@@ -367,7 +346,7 @@ class TensorHook:
     def _begin(self) -> None:
         """Counts a step and finds out what is saved at it."""
         plan, mode = self._plan, self._modes[self._mode]
-        if self._due():
+        if (self._saving or self._keeping) and self._due():
             self._flush(whole_pass=False)
         plan.step += 1
         step = plan.mode_steps[mode] + 1
@@ -376,16 +355,16 @@ class TensorHook:
         self._step = step
         self._begun = True
         train = self._mode == "TRAIN"
-        self._saving = frozenset(
-            one
-            for one in self._collections
-            if one.save_config.should_save_step(mode, step) and (train or one.name != "gradients")
-        )
-        self._keeping = self._kept_at(step) if train else frozenset()
-        if self._saving or self._keeping:
+        schedule = self._schedules[self._mode]
+        self._saving, self._keeping = _NOTHING, _NO_NAMES
+        if schedule.due(step):
+            self._saving = frozenset(
+                one for one in schedule.collections if one.save_config.should_save_step(mode, step)
+            )
+            self._keeping = self._kept_at(step) if train else _NO_NAMES
             self._calls.clear()
             if train:
-                if self._gradient_scale is not None and ("gradients" in self._keeping or self._saving):
+                if self._gradient_scale is not None:
                     self._scale = self._gradient_scale()
                 self._take_weights()
 
@@ -400,7 +379,7 @@ class TensorHook:
         if step % self._wanted.weights_every == 0:
             names.append("weights")
         if first or step % ACTIVATION_INTERVAL == 0:
-            names += _ACTIVATIONS
+            names += ACTIVATIONS
         return frozenset(names)
 
     def _take_weights(self) -> None:
@@ -454,25 +433,25 @@ class TensorHook:
             return
         if value.dtype not in (torch.float32, torch.float64):
             value = value.float()
-        statistics = _statistics(value)
+        statistics = summarise(value)
         sampled: dict[str, Tensor] = {}
         units = None
         if collection == "gradients" and Need.FIRST_STEPS in self._wanted.needs and self._step < FIRST_STEPS:
             sampled["p5"], sampled["p95"] = torch.quantile(
-                _sample(value).float(), torch.tensor([0.05, 0.95], device=value.device)
+                sample(value).float(), torch.tensor([0.05, 0.95], device=value.device)
             )
         elif collection == "weights":
-            now = _sample(value).clone()
+            now = sample(value).clone()
             before = self._samples_before.get(name)
             if before is not None and before.shape == now.shape:
                 change = (now - before).abs()
                 sampled = {"change": change.mean(), "largest_change": change.max(), "before": before.abs().mean()}
             self._samples_before[name] = now
         elif collection == "relu_output":
-            units = _share(value > 0)
+            units = share(value > 0)
         elif collection in ("tanh_input", "sigmoid_input"):
             low, high = self._wanted.tanh if collection == "tanh_input" else self._wanted.sigmoid
-            units = _share((value >= low) & (value <= high))
+            units = share((value >= low) & (value <= high))
         self._kept_pending.append(_Kept(collection, name, self._step, statistics, sampled, units, learns))
         if self._saving:
             self._to_files(name, value, statistics)
@@ -499,7 +478,7 @@ class TensorHook:
                 for reduction in names:
                     if (reduction, absolute) not in done:
                         done.add((reduction, absolute))
-                        place = _PLACES.get((reduction, absolute))
+                        place = PLACES.get((reduction, absolute))
                         reduced = (
                             statistics[place]
                             if len(statistics) and place is not None
@@ -517,8 +496,8 @@ class TensorHook:
     ) -> None:
         """Statistics that smdebug has no name for, as tensors of their own."""
         unknown = statistics.new_tensor(math.nan)
-        known = {"zeros": statistics[_STATISTICS.index("zeros")], **sampled}
-        self._queue(f"insight/{name}", torch.stack([known.get(one, unknown).to(statistics.dtype) for one in _EXTRA]))
+        known = {"zeros": statistics[STATISTICS.index("zeros")], **sampled}
+        self._queue(f"insight/{name}", torch.stack([known.get(one, unknown).to(statistics.dtype) for one in EXTRA]))
         if units is not None:
             self._queue(f"units/{name}", units)
 
@@ -538,9 +517,11 @@ class TensorHook:
             self._answers_pending.append((target.detach(), logits.detach().argmax(dim=1)))
 
     def _due(self) -> bool:
-        return self._pending_bytes > _FLUSH_BYTES or (
-            bool(self._saving or self._keeping)
-            and (len(self._files_pending) > _FLUSH_ENTRIES or time.monotonic() - self._flushed_s > _FLUSH_S)
+        """Whether to write before the pass ends; asked after steps at which something was saved."""
+        return (
+            self._pending_bytes > _FLUSH_BYTES
+            or len(self._files_pending) > _FLUSH_ENTRIES
+            or time.monotonic() - self._flushed_s > _FLUSH_S
         )
 
     def _flush(self, *, whole_pass: bool) -> None:
@@ -550,7 +531,7 @@ class TensorHook:
         files, self._files_pending = self._files_pending, []
         self._pending_bytes = 0
         self._flushed_s = time.monotonic()
-        small = _Together()
+        small = Together()
         loss_places = [small.add(one.value) for one in losses]
         kept_places = [
             (small.add(one.statistics), [(name, small.add(value)) for name, value in one.sampled.items()])
@@ -572,7 +553,7 @@ class TensorHook:
                 self._evaluations.append(Point(done, mean))
                 self._evaluating = []
             for one, (place, sampled) in zip(kept, kept_places, strict=True):
-                numbers = dict(zip(_STATISTICS, values[place].tolist(), strict=True))
+                numbers = dict(zip(STATISTICS, values[place].tolist(), strict=True))
                 numbers |= {name: float(values[at]) for name, at in sampled}
                 if not one.learns:
                     numbers["learns"] = 0.0
@@ -643,10 +624,40 @@ class TensorHook:
             handle.remove()
         self._handles.clear()
         if self._plan is not None:
-            import atexit
-
             # smdebug would make its folder again when the process ends.
             atexit.unregister(self._plan._cleanup)
+
+
+@dataclass(frozen=True, slots=True)
+class _Schedule:
+    """Says in a microsecond that nothing is saved at a step, as at nearly all of them.
+
+    Attributes:
+        collections: that are saved at some step of this mode.
+        every: divides every interval.
+        steps: named one by one.
+    """
+
+    collections: tuple[Any, ...]
+    every: int
+    steps: frozenset[int]
+
+    def due(self, step: int) -> bool:
+        return step % self.every == 0 or step in self.steps
+
+
+def _schedule(collections: Sequence[Any], mode: Any, ours: Sequence[int]) -> _Schedule:  # noqa: ANN401  smdebug's
+    """When collections, and our own intervals, may be saved in a mode."""
+    configs = [(one, one.save_config.get_save_config(mode)) for one in collections]
+    if mode.name in ("EVAL", "PREDICT"):
+        # smdebug's own rule: there are no gradients then.
+        configs = [(one, config) for one, config in configs if one.name != "gradients"]
+    used = [(one, config) for one, config in configs if config.end_step != 0 or config.save_steps]
+    steps = {step for _, config in used for step in config.save_steps}
+    if ours:
+        steps |= set(range(FIRST_STEPS))
+    every = math.gcd(*(config.save_interval for _, config in used), *ours) or 1
+    return _Schedule(tuple(one for one, _ in used), every, frozenset(steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -676,301 +687,3 @@ class _OnOutput:
 
     def __call__(self, module: nn.Module, inputs: object, outputs: object) -> None:
         self.hook.take_activation(self.name, self.kind, "output", outputs)
-
-
-class _Together:
-    """Tensors of any device that come to the CPU in one copy per device, because each copy waits for the device."""
-
-    def __init__(self) -> None:
-        self._tensors: list[Tensor] = []
-
-    def add(self, tensor: Tensor) -> int:
-        self._tensors.append(tensor)
-        return len(self._tensors) - 1
-
-    def fetch(self) -> list[NDArray[Any]]:
-        fetched: list[NDArray[Any]] = [np.zeros(0)] * len(self._tensors)
-        groups: dict[torch.device, list[int]] = {}
-        for place, tensor in enumerate(self._tensors):
-            if tensor.numel() <= _SAMPLE and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
-                groups.setdefault(tensor.device, []).append(place)
-            else:
-                fetched[place] = tensor.cpu().numpy()
-        for places in groups.values():
-            flat = torch.cat([self._tensors[place].reshape(-1).float() for place in places]).cpu().numpy()
-            start = 0
-            for place in places:
-                shape = self._tensors[place].shape
-                end = start + math.prod(shape)
-                fetched[place] = flat[start:end].reshape(shape)
-                start = end
-        return fetched
-
-
-def read(folder: Path) -> tuple[Losses, Tensors, Answers]:
-    """Reads what a hook saved, through smdebug's own reader: what `TensorHook.evidence` gave, from an old job.
-
-    Raises:
-        FileNotFoundError: the folder holds no saved tensors.
-    """
-    trial = _open(folder)
-    from smdebug.pytorch import modes
-
-    known = set(trial.tensor_names())
-    tensors: dict[str, dict[str, Readings]] = {}
-    for name in sorted(known):
-        collection = next((one for one in _KEPT if name in _names_in(trial, one)), None)
-        if collection is None or f"insight/{name}" not in known:
-            continue
-        readings = []
-        for step in trial.tensor(f"insight/{name}").steps(mode=modes.TRAIN):
-            tensor = trial.tensor(name)
-            numbers = {
-                reduction if not absolute else f"abs_{reduction}": float(
-                    tensor.reduction_value(reduction, step, mode=modes.TRAIN, abs=absolute)
-                )
-                for reduction, absolute in _PLACES
-            }
-            extra = trial.tensor(f"insight/{name}").value(step, mode=modes.TRAIN)
-            numbers |= {one: float(value) for one, value in zip(_EXTRA, extra, strict=True) if not math.isnan(value)}
-            units = trial.tensor(f"units/{name}").value(step, mode=modes.TRAIN) if f"units/{name}" in known else None
-            readings.append(Reading(step, numbers, units))
-        tensors.setdefault(collection, {})[name] = tuple(readings)
-    return read_losses(folder, trial), tensors, _read_answers(trial)
-
-
-def read_losses(folder: Path, trial: Any = None) -> Losses:  # noqa: ANN401  smdebug has no types
-    """Reads the losses that a hook saved.
-
-    Args:
-        folder: of the saved tensors.
-        trial: the folder when it is open already.
-
-    Returns:
-        Train losses at their steps, and the mean loss of each validation pass at the number of train steps before it.
-
-    Raises:
-        FileNotFoundError: the folder holds no saved tensors.
-    """
-    trial = trial or _open(folder)
-    from smdebug.pytorch import modes
-
-    names = [name for name in trial.tensor_names(collection="losses") if "_output_" in name]
-    if not names:
-        return Losses(train=(), evaluation=())
-    loss = trial.tensor(names[0])
-    train = tuple(Point(step, float(loss.value(step, mode=modes.TRAIN))) for step in loss.steps(mode=modes.TRAIN))
-    # smdebug numbers steps per mode and over all modes; train steps between two validation passes leave a gap there.
-    passes: list[list[tuple[int, float]]] = []
-    for step in loss.steps(mode=modes.EVAL):
-        overall = trial.global_step(modes.EVAL, step)
-        if not passes or overall != passes[-1][-1][0] + 1:
-            passes.append([])
-        passes[-1].append((overall, float(loss.value(step, mode=modes.EVAL))))
-    evaluation = []
-    validated = 0
-    for losses in passes:
-        evaluation.append(Point(losses[0][0] - validated, sum(value for _, value in losses) / len(losses)))
-        validated += len(losses)
-    return Losses(train=train, evaluation=tuple(evaluation))
-
-
-def _read_answers(trial: Any) -> Answers:  # noqa: ANN401  smdebug has no types
-    from smdebug.pytorch import modes
-
-    known = set(trial.tensor_names())
-    train: list[NDArray[np.int64]] = []
-    if "labels" in known:
-        labels = trial.tensor("labels")
-        train = [labels.value(step, mode=modes.TRAIN) for step in labels.steps(mode=modes.TRAIN)]
-    found = Answers(train_labels=np.concatenate(train)) if train else Answers()
-    if "predictions" not in known:
-        return found
-    steps = trial.tensor("predictions").steps(mode=modes.EVAL)
-    return Answers(
-        train_labels=found.train_labels,
-        labels=trial.tensor("labels").value(steps[-1], mode=modes.EVAL),
-        predictions=trial.tensor("predictions").value(steps[-1], mode=modes.EVAL),
-        evaluated=sum(len(trial.tensor("predictions").value(step, mode=modes.EVAL)) for step in steps),
-    )
-
-
-def _open(folder: Path) -> Any:  # noqa: ANN401  smdebug has no types
-    if not any((folder / "collections").glob("*/*_collections.json")):
-        raise FileNotFoundError(f"{folder} holds no tensors saved by smdebug")
-    _quieten_smdebug()
-    from smdebug.trials import create_trial
-
-    return create_trial(str(folder))
-
-
-@lru_cache(maxsize=64)
-def _cached_names(trial: Any, collection: str) -> frozenset[str]:  # noqa: ANN401  smdebug has no types
-    try:
-        return frozenset(trial.tensor_names(collection=collection))
-    except Exception:  # smdebug: no such collection
-        return frozenset()
-
-
-def _names_in(trial: Any, collection: str) -> frozenset[str]:  # noqa: ANN401  smdebug has no types
-    return _cached_names(trial, collection)
-
-
-_ACTIVATIONS = ["relu_input", "relu_output", "tanh_input", "sigmoid_input"]
-_KEPT = ("gradients", "weights", *_ACTIVATIONS)
-_OWN = frozenset({"insight", "labels", "predictions"})
-_PLACES = {
-    ("min", False): 0,
-    ("max", False): 1,
-    ("mean", False): 2,
-    ("variance", False): 3,
-    ("mean", True): 4,
-}
-"""Reduction of smdebug and whether of absolute values -> its place among `_STATISTICS`."""
-
-
-def _make_plan(
-    model: nn.Module, folder: Path, config: Path | None, wanted: Wanted
-) -> tuple[Any, dict[str, str]]:  # smdebug has no types
-    """An smdebug hook with the platform's collections and ours, and why some of ours cannot be saved."""
-    import smdebug.pytorch as smd
-
-    given = {} if config is None else json.loads(config.read_text(encoding="utf-8"))
-    modules = {} if isinstance(model, torch._dynamo.OptimizedModule) else dict(model.named_modules())
-    ours, missing = _collections(wanted, modules)
-    if isinstance(model, torch._dynamo.OptimizedModule):
-        missing |= dict.fromkeys(_ACTIVATIONS, "the network is compiled, and a compiled module shows no activations.")
-    theirs = given.get("CollectionConfigurations") or []
-    merged = {one["CollectionName"]: one for one in (*ours, *theirs)}
-    document = {
-        **given,
-        "LocalPath": str(_fresh(Path(given["LocalPath"]) if given.get("LocalPath") else folder)),
-        "CollectionConfigurations": list(merged.values()),
-    }
-    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
-        json.dump(document, file)
-        file.flush()
-        plan = smd.Hook.create_from_json_file(file.name)
-    plan._prepare_collections()
-    return plan, missing
-
-
-def _collections(wanted: Wanted, modules: Mapping[str, nn.Module]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Our collection configurations, and collection -> why it cannot be saved."""
-    first = ",".join(str(step) for step in range(FIRST_STEPS))
-    never = {f"{mode}.{key}": "0" for mode in ("eval", "predict", "global") for key in ("end_step",)}
-    reductions = {"reductions": "min,max,mean,variance,abs_mean"}
-    needs = wanted.needs
-
-    def at(interval: int, *, first_steps: bool) -> dict[str, str]:
-        return {"train.save_interval": str(interval), **({"train.save_steps": first} if first_steps else {})}
-
-    early = Need.FIRST_STEPS in needs
-    every: dict[str, dict[str, str]] = {
-        "losses": {
-            **at(TRAIN_INTERVAL, first_steps=early),
-            "eval.save_interval": "1",
-            "predict.save_interval": "1",
-        }
-    }
-    if Need.GRADIENTS in needs:
-        every["gradients"] = at(TENSOR_INTERVAL, first_steps=early) | never | reductions
-    if Need.WEIGHTS in needs:
-        every["weights"] = at(wanted.weights_every, first_steps=False) | never | reductions
-    missing: dict[str, str] = {}
-    for collection, need, side in (
-        ("relu_input", Need.RELU_INPUTS, "input"),
-        ("relu_output", Need.RELU_OUTPUTS, "output"),
-        ("tanh_input", Need.BOUNDED_INPUTS, "input"),
-        ("sigmoid_input", Need.BOUNDED_INPUTS, "input"),
-    ):
-        if need not in needs:
-            continue
-        kind = collection.partition("_")[0]
-        names = [name for name, module in modules.items() if _kind(module) == kind]
-        if names:
-            pattern = "|".join(_escaped(name) for name in names)
-            regex = {"include_regex": f"^({pattern})_{side}_[0-9]+$"}
-            every[collection] = at(ACTIVATION_INTERVAL, first_steps=True) | never | reductions | regex
-        else:
-            missing[collection] = (
-                f"the part of the network that is trained has no {_TYPE_NAMES[kind]} module; with cache=true the "
-                f"frozen part runs once and is not watched."
-            )
-    for name, pattern in (("insight", "^(insight|units)/"), ("labels", "^labels$"), ("predictions", "^predictions$")):
-        every[name] = {"include_regex": pattern, "save_interval": "1"}
-    return [{"CollectionName": name, "CollectionParameters": one} for name, one in every.items()], missing
-
-
-_TYPE_NAMES = {"relu": "ReLU", "tanh": "Tanh", "sigmoid": "Sigmoid"}
-
-
-def _kind(module: nn.Module) -> str:
-    """``relu``, ``tanh``, ``sigmoid``, or empty."""
-    if isinstance(module, nn.ReLU | nn.ReLU6):
-        return "relu"
-    return "tanh" if isinstance(module, nn.Tanh) else "sigmoid" if isinstance(module, nn.Sigmoid) else ""
-
-
-def _type_name(module: nn.Module) -> str:
-    return type(module).__name__
-
-
-def _escaped(name: str) -> str:
-    return name.replace(".", "[.]")
-
-
-def _loss_name(criterion: nn.Module) -> str:
-    """The criterion's class; smdebug's `losses` are what has "loss" or "Loss" at its end."""
-    name = _type_name(criterion)
-    return name if name.lower().endswith("loss") else f"{name}Loss"
-
-
-def _statistics(value: Tensor) -> Tensor:
-    """Smallest, largest, mean, variance (over all elements), mean of absolute values and share of zeros."""
-    low, high = torch.aminmax(value)
-    variance, mean = torch.var_mean(value, correction=0)
-    zeros = 1.0 - torch.count_nonzero(value) / value.numel()
-    return torch.stack([low, high, mean, variance, value.abs().mean(), zeros.to(value.dtype)]).float()
-
-
-def _sample(value: Tensor) -> Tensor:
-    """Up to 4096 elements, evenly spread in memory, and always the same ones."""
-    dense = (
-        value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last)
-        if value.dim() == 4
-        else (value.is_contiguous())
-    )
-    flat = value.as_strided((value.numel(),), (1,)) if dense else value.reshape(-1)
-    return flat[:: max(1, math.ceil(value.numel() / _SAMPLE))]
-
-
-def _share(active_NU: Tensor) -> Tensor:
-    """Share of batch and image positions at which each unit is active, float32 [U]; axis 1 are the units."""
-    if active_NU.dim() < 2:
-        return active_NU.float().reshape(-1)
-    others = [axis for axis in range(active_NU.dim()) if axis != 1]
-    return active_NU.float().mean(dim=others)
-
-
-def _modes() -> dict[str, Any]:
-    import smdebug.pytorch as smd
-
-    return {mode.name: mode for mode in smd.modes}
-
-
-def _fresh(folder: Path) -> Path:
-    candidates = (folder if n == 1 else folder.with_name(f"{folder.name}-{n}") for n in count(1))
-    return next(candidate for candidate in candidates if not candidate.exists())
-
-
-def _quieten_smdebug() -> None:
-    """Lets smdebug's warnings through our own formatter and drops its chatter; it installs a handler on import."""
-    debugger = logging.getLogger("smdebug")
-    if not any(isinstance(one, _WarningsOnly) for one in debugger.filters):
-        debugger.addFilter(_WarningsOnly())
-
-
-class _WarningsOnly(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING

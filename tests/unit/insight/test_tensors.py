@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dogbreed.insight import tensors
+from dogbreed.insight import saveplan, tensors
 from dogbreed.insight.tensors import TensorHook
 
 pytest.importorskip("smdebug", reason="the image has smdebug; this machine does not")
@@ -118,7 +118,7 @@ def test_a_folder_without_tensors_is_an_error_that_names_it(tmp_path: Path) -> N
 
 
 def test_smdebugs_chatter_is_dropped_and_its_warnings_are_not(caplog: pytest.LogCaptureFixture) -> None:
-    tensors._quieten_smdebug()
+    saveplan.quieten_smdebug()
     debugger = logging.getLogger("smdebug")
     assert debugger.filter(logging.makeLogRecord({"levelno": logging.INFO})) is False
     assert debugger.filter(logging.makeLogRecord({"levelno": logging.WARNING}))

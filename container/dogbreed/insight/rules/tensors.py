@@ -177,7 +177,7 @@ class PoorWeightInitialization:
     def judge(self, evidence: Evidence) -> Verdict:
         """Looks for each of the three signs."""
         signs = {
-            "inputs of ReLU modules": self._variances(evidence),
+            "inputs of two ReLU modules": self._variances(evidence),
             "gradients": self._gradients(evidence),
             f"losses of more than {self.patience} of the first {self.steps} steps": self._losses(evidence),
         }

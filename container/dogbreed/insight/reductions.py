@@ -1,0 +1,87 @@
+"""Reduces tensors to the few numbers that rules look at, on the device that they are on.
+
+Legend: N batch, U units (channels or features).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+STATISTICS = ("min", "max", "mean", "variance", "abs_mean", "zeros")
+"""What `statistics` gives, in this order; see `evidence.Reading`."""
+EXTRA = ("zeros", "p5", "p95", "change", "largest_change", "before")
+"""What stands, in this order, in the saved tensor ``insight/NAME`` beside smdebug's own reductions; NaN is unknown."""
+PLACES = {
+    ("min", False): 0,
+    ("max", False): 1,
+    ("mean", False): 2,
+    ("variance", False): 3,
+    ("mean", True): 4,
+}
+"""Reduction of smdebug, and whether of absolute values -> its place among `STATISTICS`."""
+SAMPLE = 4096
+"""Elements of a tensor from which percentiles and changes are taken."""
+
+
+def summarise(value: Tensor) -> Tensor:
+    """Smallest, largest, mean, variance (over all elements), mean of absolute values and share of zeros."""
+    low, high = torch.aminmax(value)
+    variance, mean = torch.var_mean(value, correction=0)
+    zeros = 1.0 - torch.count_nonzero(value) / value.numel()
+    return torch.stack([low, high, mean, variance, value.abs().mean(), zeros.to(value.dtype)]).float()
+
+
+def sample(value: Tensor) -> Tensor:
+    """Up to 4096 elements, evenly spread in memory, and always the same ones."""
+    dense = (
+        value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last)
+        if value.dim() == 4
+        else (value.is_contiguous())
+    )
+    flat = value.as_strided((value.numel(),), (1,)) if dense else value.reshape(-1)
+    return flat[:: max(1, math.ceil(value.numel() / SAMPLE))]
+
+
+def share(active_NU: Tensor) -> Tensor:
+    """Share of batch and image positions at which each unit is active, float32 [U]; axis 1 are the units."""
+    if active_NU.dim() < 2:
+        return active_NU.float().reshape(-1)
+    others = [axis for axis in range(active_NU.dim()) if axis != 1]
+    return active_NU.float().mean(dim=others)
+
+
+class Together:
+    """Tensors of any device that come to the CPU in one copy per device, because each copy waits for the device."""
+
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+
+    def add(self, tensor: Tensor) -> int:
+        """Takes a tensor; returns its place in what `fetch` gives."""
+        self._tensors.append(tensor)
+        return len(self._tensors) - 1
+
+    def fetch(self) -> list[NDArray[Any]]:
+        """Everything that was added, in its shape; small floating tensors as float32."""
+        fetched: list[NDArray[Any]] = [np.zeros(0)] * len(self._tensors)
+        groups: dict[torch.device, list[int]] = {}
+        for place, tensor in enumerate(self._tensors):
+            if tensor.numel() <= SAMPLE and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
+                groups.setdefault(tensor.device, []).append(place)
+            else:
+                fetched[place] = tensor.cpu().numpy()
+        for places in groups.values():
+            flat = torch.cat([self._tensors[place].reshape(-1).float() for place in places]).cpu().numpy()
+            start = 0
+            for place in places:
+                shape = self._tensors[place].shape
+                end = start + math.prod(shape)
+                fetched[place] = flat[start:end].reshape(shape)
+                start = end
+        return fetched
