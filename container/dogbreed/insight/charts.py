@@ -6,6 +6,8 @@ page's style sheet through classes and the variables named beside them, which is
     .grid .axis .tick .key .best    rulings, axis titles, numbers, legend, the line of the best epoch
     .line .dot with .tone1 .tone2   a series (--tone1, --tone2); the last one is tone2, the one before it tone1 and
                                     dashed, so colour is not all
+    .k1 ... .k8                     one of three series or more, a slice of a ring (--k1 ... --k8)
+    .column                         a bar of a histogram
     .hit .miss .on-strong           cells on and off the diagonal, and numbers on a dark cell
 
 Knows nothing of jobs or files. Units are those of the view box; the page scales it to the width that it has.
@@ -40,7 +42,7 @@ class Line:
     """
 
     name: str
-    points: Sequence[tuple[int, float]]
+    points: Sequence[tuple[float, float]]
 
 
 def line_chart(
@@ -52,17 +54,19 @@ def line_chart(
     best_x: int | None = None,
     from_zero: bool = False,
     at_most: float = math.inf,
+    legend: bool = True,
 ) -> Markup:
     """Lines over whole numbers, with axes and a mark at the best one.
 
     Args:
         title: read by screen readers, and shown when the mouse rests.
-        lines: one or two series.
+        lines: up to eight series; with a legend they have tones, without one the colours k1, k2, ...
         x_label: what x counts.
         show: text of a y value.
         best_x: where to draw the mark, or None.
         from_zero: the y axis begins at 0.
         at_most: the y axis ends here at the latest.
+        legend: name the lines above them; there is room for two.
 
     Returns:
         An `svg` element; empty when no point is finite.
@@ -88,7 +92,10 @@ def line_chart(
         + _text(_LEFT - 8, down(y) + 4, show(y), "tick", "end")
         for y in y_ticks
     ]
-    parts += [_text(across(x), _HEIGHT - _BOTTOM + 19, str(x), "tick", "middle") for x in _whole_ticks(first, last)]
+    parts += [
+        _text(across(x), _HEIGHT - _BOTTOM + 19, str(x), "tick", "middle")
+        for x in _whole_ticks(round(first), round(last))
+    ]
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "axis", "middle"))
     if best_x is not None and first <= best_x <= last:
         parts.append(
@@ -97,10 +104,13 @@ def line_chart(
             )
         )
     legend_x = float(_LEFT)
-    for tone, line in enumerate(lines, 3 - len(lines)):
+    tones = [f"tone{3 - len(lines) + place}" if legend else f"k{place % 8 + 1}" for place in range(len(lines))]
+    for tone, line in zip(tones, lines, strict=True):
         parts += _drawn(line, tone, across=across, down=down, x_label=x_label, show=show)
+        if not legend:
+            continue
         parts.append(
-            Markup('<line class="line tone{}" x1="{}" x2="{}" y1="12" y2="12"/>').format(tone, legend_x, legend_x + 22)
+            Markup('<line class="line {}" x1="{}" x2="{}" y1="12" y2="12"/>').format(tone, legend_x, legend_x + 22)
             + _text(legend_x + 28, 16, line.name, "key", "start")
         )
         legend_x += 28 + len(line.name) * 8 + 22
@@ -165,6 +175,93 @@ def heat_map(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) 
     return _svg("matrix", width, height, title, parts, fixed=True)
 
 
+def column_chart(title: str, edges: Sequence[float], counts: Sequence[int], *, x_label: str) -> Markup:
+    """A histogram.
+
+    Args:
+        title: read by screen readers.
+        edges: one more than counts, rising.
+        counts: of the bins.
+        x_label: what the edges are.
+
+    Returns:
+        An `svg` element; empty without counts.
+    """
+    if not counts or edges[-1] <= edges[0]:
+        return Markup("")
+    x_ticks = [tick for tick in nice_ticks(edges[0], edges[-1]) if edges[0] <= tick <= edges[-1]]
+    y_ticks = nice_ticks(0, max(counts))
+
+    def across(x: float) -> float:
+        return round(_LEFT + (x - edges[0]) / (edges[-1] - edges[0]) * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    def down(y: float) -> float:
+        return round(_HEIGHT - _BOTTOM - y / y_ticks[-1] * (_HEIGHT - 12 - _BOTTOM), 1)
+
+    parts = [
+        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_LEFT, _WIDTH - _RIGHT, down(y), down(y))
+        + _text(_LEFT - 8, down(y) + 4, f"{y:g}", "tick", "end")
+        for y in y_ticks
+        if y == int(y)
+    ]
+    for left, right, count in zip(edges, edges[1:], counts, strict=False):
+        if count:
+            parts.append(
+                Markup(
+                    '<rect class="column" x="{}" y="{}" width="{}" height="{}">'
+                    "<title>{:.4g} to {:.4g}: {}</title></rect>"
+                ).format(
+                    across(left) + 0.5,
+                    down(count),
+                    round(max(1.0, across(right) - across(left) - 1), 1),
+                    round(down(0) - down(count), 1),
+                    left,
+                    right,
+                    count,
+                )
+            )
+    parts += [_text(across(x), _HEIGHT - _BOTTOM + 19, f"{x:g}", "tick", "middle") for x in x_ticks]
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "axis", "middle"))
+    return _svg("chart", _WIDTH, _HEIGHT, title, parts)
+
+
+def ring(title: str, slices: Sequence[tuple[str, float]]) -> Markup:
+    """A pie with a hole; its legend is the page's.
+
+    Args:
+        title: read by screen readers.
+        slices: name and share of each, in the order of the classes k1, k2, ...; shares add up to 1.
+
+    Returns:
+        An `svg` element of a fixed size; empty without slices.
+    """
+    if not slices:
+        return Markup("")
+    middle, radius = 90, 66
+    round_length = 2 * math.pi * radius
+    parts, done = [], 0.0
+    for place, (name, share) in enumerate(slices):
+        length = share * round_length
+        gap = 1.5 if len(slices) > 1 and length > 3 else 0.0
+        parts.append(
+            Markup(
+                '<circle class="slice k{}" cx="{m}" cy="{m}" r="{r}" stroke-dasharray="{:.2f} {:.2f}" '
+                'stroke-dashoffset="{:.2f}" transform="rotate(-90 {m} {m})"><title>{}: {:.1f} %</title></circle>'
+            ).format(
+                place % 8 + 1,
+                length - gap,
+                round_length - length + gap,
+                -done * round_length,
+                name,
+                share * 100,
+                m=middle,
+                r=radius,
+            )
+        )
+        done += share
+    return _svg("ring", 2 * middle, 2 * middle, title, parts, fixed=True)
+
+
 def nice_ticks(low: float, high: float, *, at_most: float = math.inf) -> list[float]:
     """Four to eight round numbers (steps of 1, 2 or 5) that enclose low and high, in rising order."""
     if high <= low:
@@ -195,21 +292,21 @@ def _whole_steps() -> Sequence[int]:
 
 def _drawn(
     line: Line,
-    tone: int,
+    tone: str,
     *,
     across: Callable[[float], float],
     down: Callable[[float], float],
     x_label: str,
     show: Callable[[float], str],
 ) -> list[Markup]:
-    stretches: list[list[tuple[int, float]]] = [[]]
+    stretches: list[list[tuple[float, float]]] = [[]]
     for x, y in line.points:
         if math.isfinite(y):
             stretches[-1].append((x, y))
         elif stretches[-1]:
             stretches.append([])
     parts = [
-        Markup('<polyline class="line tone{}" points="{}"/>').format(
+        Markup('<polyline class="line {}" points="{}"/>').format(
             tone, " ".join(f"{across(x)},{down(y)}" for x, y in stretch)
         )
         for stretch in stretches
@@ -218,7 +315,7 @@ def _drawn(
     points = [point for stretch in stretches for point in stretch]
     if len(points) <= _MAX_DOTS:
         parts += [
-            Markup('<circle class="dot tone{}" cx="{}" cy="{}" r="3.2"><title>{} {}: {} {}</title></circle>').format(
+            Markup('<circle class="dot {}" cx="{}" cy="{}" r="3.2"><title>{} {}: {} {}</title></circle>').format(
                 tone, across(x), down(y), x_label, x, line.name, show(y)
             )
             for x, y in points

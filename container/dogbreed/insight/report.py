@@ -1,6 +1,7 @@
 """The report of one job: a page that needs nothing but a browser, and the record that it is made from.
 
     report.html         self-contained: style and pictures inside, no script, no network
+    report.md           the same in short, for a terminal
     record.json         everything that the page says, for programs and for `python -m dogbreed.insight FOLDER`
     rules/<Rule>.json   one verdict each, in AWS's layout
 
@@ -11,9 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dogbreed.insight.charts import Line, heat_map, line_chart
+from dogbreed.insight.charts import Line, column_chart, heat_map, line_chart, ring
+from dogbreed.insight.formats import FILTERS, duration, percent, round_percent, short, shown, words
+from dogbreed.insight.photos import WrongPhoto
+from dogbreed.insight.profile import Profile
+from dogbreed.insight.timeline import shares
 from dogbreed.insight.verdicts import Status, Verdict, to_document
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READ_VERSIONS = (1, 2)
+"""The first knew neither profile nor wrong photos."""
 
 REPORT_FILE = "report.html"
 RECORD_FILE = "record.json"
+MARKDOWN_FILE = "report.md"
 RULES_FOLDER = "rules"
 
 _MAX_MATRIX_CLASSES = 40
@@ -37,7 +44,7 @@ _MAX_CORRUPT = 100
 
 # What a reader must act on comes first.
 _STATUS_ORDER = (Status.ISSUES_FOUND, Status.ERROR, Status.NOT_ENOUGH_DATA, Status.NO_ISSUES_FOUND)
-_STATUS_WORDS = {
+STATUS_WORDS = {
     Status.ISSUES_FOUND: "Issues found",
     Status.ERROR: "Rule failed",
     Status.NOT_ENOUGH_DATA: "Not enough data",
@@ -88,6 +95,8 @@ class JobRecord:
         confusion_channel: the split that `confusion` was counted on.
         verdicts: of the rules.
         corrupt_images: paths, with reasons, of the images that were skipped.
+        profile: time and machine.
+        wrong: photos that were answered wrong, most confident first.
     """
 
     job_name: str | None
@@ -106,6 +115,8 @@ class JobRecord:
     confusion_channel: str
     verdicts: Sequence[Verdict]
     corrupt_images: Sequence[str]
+    profile: Profile = field(default_factory=Profile)
+    wrong: Sequence[WrongPhoto] = ()
 
     def __post_init__(self) -> None:
         sides = {len(self.confusion), *map(len, self.confusion)} if self.confusion else set()
@@ -132,7 +143,7 @@ class JobRecord:
         except ValueError as error:
             raise RecordError(f"the record is not JSON ({error})") from error
         found = document.pop("schema_version", None) if isinstance(document, dict) else None
-        if found != SCHEMA_VERSION:
+        if found not in _READ_VERSIONS:
             raise RecordError(
                 f"the record has schema version {found!r}, but this version of dogbreed reads {SCHEMA_VERSION}; use "
                 f"the version that wrote it"
@@ -152,6 +163,8 @@ class JobRecord:
                         Verdict(**{**one, "status": Status(one["status"])}) for one in document["verdicts"]
                     ),
                     "corrupt_images": tuple(document["corrupt_images"]),
+                    "profile": Profile(**document.get("profile", {})),
+                    "wrong": tuple(WrongPhoto(**one) for one in document.get("wrong", ())),
                 }
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -190,6 +203,7 @@ def write(record: JobRecord, folder: Path) -> Path:
     for verdict in record.verdicts:
         text = json.dumps(to_document(verdict), indent=2) + "\n"
         (rules / f"{verdict.rule}.json").write_text(text, encoding="utf-8")
+    (folder / MARKDOWN_FILE).write_text(markdown(record), encoding="utf-8")
     page = folder / REPORT_FILE
     page.write_text(render(record), encoding="utf-8")
     return page
@@ -209,6 +223,47 @@ def summary(record: JobRecord, page: Path | None = None) -> str:
     return "\n".join(lines)
 
 
+def markdown(record: JobRecord) -> str:
+    """The job in short as Markdown: result, verdicts, time, worst pairs and hyperparameters."""
+    headline, _ = _headline(record)
+    lines = [
+        f"# {headline}",
+        "",
+        f"{record.job_name or 'Training job'}: {record.backbone} on {len(record.labels)} classes; best epoch "
+        f"{record.best_epoch} of {len(record.epochs)}; {_period(record.started, record.ended)}.",
+        "",
+        "## Verdicts",
+        "",
+        "| rule | status | evidence | what to do |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one.rule} | {STATUS_WORDS[one.status]} | {_cell(one.evidence)} | {_cell(one.recommendation)} |"
+        for one in _ordered(record.verdicts)
+    ]
+    if record.metrics:
+        lines += ["", "## Metrics", "", "| metric | value |", "|---|---|"]
+        lines += [
+            f"| {words(name)} | {percent(value) if name.endswith('accuracy') else short(value)} |"
+            for name, value in record.metrics.items()
+        ]
+    if record.profile.seconds:
+        lines += ["", "## Where the time went", "", "| work | share | time |", "|---|---|---|"]
+        lines += [
+            f"| {kind} | {percent(share)} | {duration(record.profile.seconds[kind])} |"
+            for kind, share in shares(record.profile.seconds)
+        ]
+    if _pairs(record):
+        lines += ["", "## Worst confused pairs", "", "| true class | taken for | images |", "|---|---|---|"]
+        lines += [
+            f"| {_cell(pair.true)} | {_cell(pair.predicted)} | {pair.count} of {pair.images} |"
+            for pair in _pairs(record)
+        ]
+    lines += ["", "## Hyperparameters", "", "| name | value |", "|---|---|"]
+    lines += [f"| {name} | {_cell(shown(value))} |" for name, value in record.hyperparameters.items()]
+    return "\n".join(lines) + "\n"
+
+
 def render(record: JobRecord) -> str:
     """The page as HTML."""
     environment = Environment(
@@ -218,7 +273,7 @@ def render(record: JobRecord) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "value": _value, "words": _words, "wrap": _wrappable}
+    environment.filters |= FILTERS
     headline, told = _headline(record)
     return environment.get_template("report.html.j2").render(
         record=record,
@@ -226,8 +281,11 @@ def render(record: JobRecord) -> str:
         tiles=_tiles(record, told),
         verdict_sentence=_verdict_sentence(record.verdicts),
         verdicts=_ordered(record.verdicts),
-        status_words=_STATUS_WORDS,
+        status_words=STATUS_WORDS,
         charts=_charts(record),
+        time=_time(record.profile),
+        steps=_step_charts(record.profile),
+        machine=_machine(record.profile),
         epoch_metrics=list(dict.fromkeys(name for epoch in record.epochs for name in epoch.metrics)),
         classes=_class_rows(record),
         pairs=_pairs(record),
@@ -315,37 +373,97 @@ def _charts(record: JobRecord) -> list[tuple[str, Markup]]:
     rates = [(one.epoch, one.learning_rate) for one in record.epochs]
     seconds = [(one.epoch, one.seconds) for one in record.epochs]
     drawn = [
-        chart("Loss", [metric("train", "loss"), metric("validation", "loss")], show=_short, from_zero=True),
+        chart("Loss", [metric("train", "loss"), metric("validation", "loss")], show=short, from_zero=True),
         chart(
             "Accuracy",
             [metric("train", "accuracy"), metric("validation", "accuracy")],
-            show=_round_percent,
+            show=round_percent,
             at_most=1.0,
         ),
-        chart("Learning rate", [Line("last step", rates)], show=_short, from_zero=True),
-        chart("Time per epoch", [Line("seconds", seconds)], show=_short, from_zero=True),
+        chart("Learning rate", [Line("last step", rates)], show=short, from_zero=True),
+        chart("Time per epoch", [Line("seconds", seconds)], show=short, from_zero=True),
     ]
     return [(heading, picture) for heading, picture in drawn if picture]
+
+
+@dataclass(frozen=True, slots=True)
+class _Time:
+    """Where the time went: a ring, and its legend of kind, share and seconds."""
+
+    picture: Markup
+    rows: Sequence[tuple[str, float, float]]
+
+
+def _time(profile: Profile) -> _Time | None:
+    found = shares(profile.seconds)
+    if not found:
+        return None
+    told = ", ".join(f"{kind} {percent(share)}" for kind, share in found)
+    return _Time(ring(f"Where the time went: {told}", found), [(k, share, profile.seconds[k]) for k, share in found])
+
+
+def _step_charts(profile: Profile) -> list[tuple[str, str, Markup]]:
+    """Heading, sentence and histogram of the steps of each phase."""
+    found = []
+    for phase, one in profile.steps.items():
+        said = (
+            f"{one['steps']} steps; median {short(one['p50_ms'])} ms, 95th percentile {short(one['p95_ms'])} ms, "
+            f"longest {short(one['max_ms'])} ms. {one['outliers']} outliers beyond three standard deviations are not "
+            f"drawn."
+        )
+        title = f"Histogram of {phase} step times: {said}"
+        picture = column_chart(title, one["edges_ms"], one["counts"], x_label="milliseconds")
+        if picture:
+            found.append((f"{phase.capitalize()} steps", said, picture))
+    return found
+
+
+def _machine(profile: Profile) -> list[tuple[str, Markup]]:
+    """Heading and picture of CPU and memory, and of each GPU, over time."""
+    gpus = [name for name in profile.series if name.startswith("GPU") and not name.endswith("memory")]
+    pairs = [("CPU and memory", ("CPU", "memory")), *((gpu, (gpu, f"{gpu} memory")) for gpu in gpus)]
+    found = []
+    for heading, names in pairs:
+        lines = [
+            Line(name, [(x, y / 100) for x, y in profile.series[name]]) for name in names if name in profile.series
+        ]
+        if any(line.points for line in lines):
+            means = ", ".join(f"{one.name} {percent(sum(y for _, y in one.points) / len(one.points))}" for one in lines)
+            picture = line_chart(
+                f"{heading} over time, mean {means}",
+                lines,
+                x_label="seconds",
+                show=round_percent,
+                from_zero=True,
+                at_most=1.0,
+            )
+            found.append((heading, picture))
+    return found
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _headline(record: JobRecord) -> tuple[str, str]:
     """The sentence that says how good the model is, and the metric that it tells."""
     for name in ("test_accuracy", "validation_accuracy"):
         if name in record.metrics:
-            return f"{_percent(record.metrics[name])} {_words(name)}", name
+            return f"{percent(record.metrics[name])} {words(name)}", name
     return "No epoch was finished", ""
 
 
 def _tiles(record: JobRecord, told: str) -> list[tuple[str, str]]:
     """Name and text of the other figures that matter; train figures are in the curves."""
     tiles = [
-        (_words(name), _percent(value) if name.endswith("accuracy") else _short(value))
+        (words(name), percent(value) if name.endswith("accuracy") else short(value))
         for name, value in record.metrics.items()
         if name != told and not name.startswith("train_")
     ]
     if record.best_epoch:
         tiles.append(("best epoch", f"{record.best_epoch} of {len(record.epochs)}"))
-    tiles.append(("duration", _duration((record.ended - record.started).total_seconds())))
+    tiles.append(("duration", duration((record.ended - record.started).total_seconds())))
     return tiles
 
 
@@ -367,46 +485,10 @@ def _verdict_sentence(verdicts: Sequence[Verdict]) -> str:
     return f"Of {len(verdicts)} rules, {', '.join(parts)}."
 
 
-def _percent(share: float) -> str:
-    return f"{share * 100:.1f} %" if math.isfinite(share) else "n/a"
-
-
-def _round_percent(share: float) -> str:
-    """As `_percent`, but 80 % for 80.0 %: an axis on a phone has no room to spare."""
-    return f"{round(share * 100, 1):g} %"
-
-
-def _short(number: float) -> str:
-    return f"{number:.4g}" if math.isfinite(number) else "n/a"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return _short(value) if isinstance(value, float) else str(value)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def _period(started: datetime, ended: datetime) -> str:
     first, last = started.astimezone(UTC), ended.astimezone(UTC)
     end = f"{last:%H:%M}" if first.date() == last.date() else f"{last:%Y-%m-%d %H:%M}"
     return f"{first:%Y-%m-%d %H:%M} to {end} UTC"
-
-
-def _wrappable(name: object) -> Markup:
-    """Class names and paths may break after an underscore or a slash, where a browser would not."""
-    return Markup("<wbr>").join(re.findall(r"[^_/]*[_/]?", str(name)))
 
 
 def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:

@@ -259,7 +259,7 @@ def test_the_command_rebuilds_the_page_of_an_old_job(tmp_path, capsys):
         (None, "holds no record.json"),
         ("{", "is not JSON"),
         ("[]", "schema version None"),
-        ('{"schema_version": 99}', "schema version 99, but this version of dogbreed reads 1"),
+        ('{"schema_version": 99}', "schema version 99, but this version of dogbreed reads 2"),
         ('{"schema_version": 1}', "is damaged"),
         ('{"schema_version": 1, "started": "yesterday"}', "is damaged"),
     ],
@@ -274,7 +274,7 @@ def test_the_command_says_in_one_line_what_is_wrong_with_a_folder(tmp_path, caps
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--help"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["a", "--help"]])
 def test_the_command_shows_its_usage(arguments, capsys):
     assert command.main(arguments) == 2
     assert "usage: python -m dogbreed.insight FOLDER" in capsys.readouterr().err
