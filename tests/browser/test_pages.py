@@ -160,7 +160,7 @@ def look(page: Path, width: int, scheme: str) -> Iterator[str]:
         f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
         f"--user-data-dir={page.parent / 'chromium'}",
         "--virtual-time-budget=3000",
-        f"--window-size={max(width, 500)},{7000 if width > 500 else 12000}",
+        f"--window-size={max(width, 500)},{6000 if width > 500 else 9500}",
     ]
     shot = SCREENSHOTS / f"{page.stem}-{width}-{scheme}.png"
     done = subprocess.run([*common, f"--screenshot={shot}", str(framed)], capture_output=True, text=True, timeout=200)

@@ -40,6 +40,7 @@ RULES_FOLDER = "rules"
 _MAX_MATRIX_CLASSES = 40
 """A larger confusion matrix is unreadable, and heavy; the worst pairs say more."""
 _MAX_PAIRS = 15
+_MAX_SLICES = 8
 _MAX_CORRUPT = 100
 
 # What a reader must act on comes first.
@@ -398,8 +399,16 @@ def _time(profile: Profile) -> _Time | None:
     found = shares(profile.seconds)
     if not found:
         return None
+    if len(found) > _MAX_SLICES:
+        # There are as many colours; what is left over is little, and other work.
+        rest = [one for one in found if one[0] == "other"] + [one for one in found if one[0] != "other"][
+            _MAX_SLICES - 1 :
+        ]
+        found = [*(one for one in found if one not in rest), ("other", sum(share for _, share in rest))]
     told = ", ".join(f"{kind} {percent(share)}" for kind, share in found)
-    return _Time(ring(f"Where the time went: {told}", found), [(k, share, profile.seconds[k]) for k, share in found])
+    total = sum(profile.seconds.values())
+    rows = [(kind, share, share * total) for kind, share in found]
+    return _Time(ring(f"Where the time went: {told}", found), rows)
 
 
 def _step_charts(profile: Profile) -> list[tuple[str, str, Markup]]:
