@@ -417,8 +417,8 @@ def _step_charts(profile: Profile) -> list[tuple[str, str, Markup]]:
     for phase, one in profile.steps.items():
         said = (
             f"{one['steps']} steps; median {short(one['p50_ms'])} ms, 95th percentile {short(one['p95_ms'])} ms, "
-            f"longest {short(one['max_ms'])} ms. {one['outliers']} outliers beyond three standard deviations are not "
-            f"drawn."
+            f"longest {short(one['max_ms'])} ms."
+            + (f" Not drawn: {one['outliers']} beyond three standard deviations." if one["outliers"] else "")
         )
         title = f"Histogram of {phase} step times: {said}"
         picture = column_chart(title, one["edges_ms"], one["counts"], x_label="milliseconds")
@@ -430,7 +430,7 @@ def _step_charts(profile: Profile) -> list[tuple[str, str, Markup]]:
 def _machine(profile: Profile) -> list[tuple[str, Markup]]:
     """Heading and picture of CPU and memory, and of each GPU, over time."""
     gpus = [name for name in profile.series if name.startswith("GPU") and not name.endswith("memory")]
-    pairs = [("CPU and memory", ("CPU", "memory")), *((gpu, (gpu, f"{gpu} memory")) for gpu in gpus)]
+    pairs = [("CPU and memory", ("memory", "CPU")), *((gpu, (f"{gpu} memory", gpu)) for gpu in gpus)]
     found = []
     for heading, names in pairs:
         lines = [

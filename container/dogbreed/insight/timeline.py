@@ -18,6 +18,7 @@ Source: the Trace Event Format, as Perfetto and chrome://tracing read it.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections import deque
@@ -30,6 +31,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from dogbreed.insight.evidence import StepTimes
+
+logger = logging.getLogger(__name__)
 
 KINDS = (
     "data",
@@ -336,8 +339,12 @@ class OperatorProfile:
         """Ends the profile early; what was profiled stays."""
         if self._profiler is not None:
             profiler, self._profiler = self._profiler, None
-            profiler.stop()
-            self._finished = profiler
+            try:
+                profiler.stop()
+            except Exception as error:
+                logger.warning("the operators are not profiled: %s: %s", type(error).__name__, error)
+            else:
+                self._finished = profiler
 
     def operators(self, limit: int = 12) -> tuple[Operator, ...]:
         """The operators that took longest, on the GPU where there is one; empty when no step was profiled."""
@@ -366,8 +373,13 @@ class OperatorProfile:
         activities = [profiler.ProfilerActivity.CPU]
         if self._device == "cuda":
             activities.append(profiler.ProfilerActivity.CUDA)
-        self._profiler = profiler.profile(activities=activities)
-        self._profiler.start()
+        started = profiler.profile(activities=activities, acc_events=True)
+        try:
+            started.start()
+        except Exception as error:  # another profiler is active, or the driver forbids it
+            logger.warning("the operators are not profiled: %s: %s", type(error).__name__, error)
+            return
+        self._profiler = started
 
 
 def histogram(durations_s: Sequence[float], *, bins: int = 40) -> tuple[list[float], list[int], int]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import sys
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dogbreed.insight import saveplan, tensors
+from dogbreed.insight.evidence import Reading
+from dogbreed.insight.rules.common import Need
+from dogbreed.insight.rules.registry import default_rules, parse_rules
 from dogbreed.insight.tensors import TensorHook
 
 pytest.importorskip("smdebug", reason="the image has smdebug; this machine does not")
@@ -122,3 +126,244 @@ def test_smdebugs_chatter_is_dropped_and_its_warnings_are_not(caplog: pytest.Log
     debugger = logging.getLogger("smdebug")
     assert debugger.filter(logging.makeLogRecord({"levelno": logging.INFO})) is False
     assert debugger.filter(logging.makeLogRecord({"levelno": logging.WARNING}))
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(8, 4, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Tanh(),
+        nn.Linear(4, 3),
+    )
+
+
+ALL = tensors.wanted(
+    (*default_rules(pretrained=False, gpus=0), *parse_rules("SaturatedActivation:threshold_tanh_max=0.1"))
+)
+
+
+def watch(
+    model: nn.Module, folder: Path, *, wanted: tensors.Wanted = ALL, config: Path | None = None
+) -> tuple[nn.Module, TensorHook]:
+    criterion = nn.CrossEntropyLoss()
+    hook = tensors.attach(model, criterion, folder=folder, config=config, wanted=wanted)
+    assert hook.failure == ""
+    return criterion, hook
+
+
+def learn(
+    model: nn.Module, criterion: nn.Module, hook: TensorHook, *, steps: int = 101, dtype: torch.dtype = torch.float32
+) -> None:
+    """Some train steps and a validation pass of three batches of six images."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    hook.set_mode("train")
+    model.train()
+    for number in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            loss = criterion(model(torch.randn(6, 3, 8, 8)), torch.arange(6) % 3 if number else torch.arange(6) % 2)
+        loss.backward()
+        optimizer.step()
+    hook.set_mode("validation")
+    model.eval()
+    with torch.no_grad():
+        for _ in range(3):
+            criterion(model(torch.randn(6, 3, 8, 8)), torch.arange(6) % 3)
+    hook.end_pass()
+
+
+def test_smdebugs_readers_give_back_everything_that_the_rules_were_told(tmp_path: Path) -> None:
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+    learn(model, criterion, hook)
+    learn(model, criterion, hook, steps=20)
+    hook.close()
+    losses, kept, answers, _ = hook.evidence()
+    read_losses, read_kept, read_answers = tensors.read(hook.folder)
+    assert [point.step for point in read_losses.train] == [*range(11), *range(20, 121, 10)]
+    for told, read in ((losses.train, read_losses.train), (losses.evaluation, read_losses.evaluation)):
+        assert [point.step for point in told] == [point.step for point in read]
+        assert [point.value for point in told] == pytest.approx([point.value for point in read])
+    assert [point.step for point in losses.evaluation] == [101, 121]
+    assert set(kept) == {"gradients", "weights", "relu_input", "relu_output", "tanh_input"}
+    assert {collection: set(named) for collection, named in kept.items()} == {
+        collection: set(named) for collection, named in read_kept.items()
+    }
+    for collection, named in kept.items():
+        for name, readings in named.items():
+            for told, read in zip(readings, read_kept[collection][name], strict=True):
+                assert told.step == read.step
+                assert dict(told.values) == pytest.approx(dict(read.values))
+                assert (told.units is None) == (read.units is None)
+                if told.units is not None:
+                    assert told.units.tolist() == pytest.approx(read.units.tolist())
+    assert answers.train_labels.tolist() == read_answers.train_labels.tolist()
+    assert len(answers.train_labels) == 6 * 121
+    assert answers.labels.tolist() == read_answers.labels.tolist() == [0, 1, 2, 0, 1, 2] * 3
+    assert answers.predictions.tolist() == read_answers.predictions.tolist()
+    assert (answers.evaluated, read_answers.evaluated) == (36, 36)
+
+
+def test_tensors_are_saved_at_the_steps_that_rules_need_and_no_others(tmp_path: Path) -> None:
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+    learn(model, criterion, hook)
+    _, kept, _, _ = hook.evidence()
+    steps = {collection: {one.step for one in next(iter(named.values()))} for collection, named in kept.items()}
+    assert steps["gradients"] == {*range(10), 100}
+    assert steps["weights"] == {0, 100}
+    assert steps["relu_input"] == steps["relu_output"] == set(range(10))
+    assert set(kept["weights"]) == {
+        "Sequential_0.weight",
+        "Sequential_1.weight",
+        "Sequential_3.weight",
+        "Sequential_8.weight",
+    }
+
+
+def test_the_input_of_an_in_place_relu_is_taken_before_it_is_overwritten(tmp_path: Path) -> None:
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+    learn(model, criterion, hook, steps=1)
+    _, kept, _, _ = hook.evidence()
+    assert kept["relu_input"]["2_input_0"][0].values["min"] < 0
+    assert kept["relu_output"]["2_output_0"][0].values["min"] == 0
+    assert model[2].inplace
+
+
+def test_statistics_are_those_of_the_tensor(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.weight.data = torch.tensor([[1.0, -2.0], [0.0, 5.0]])
+    criterion, hook = watch(model, tmp_path / "tensors")
+    hook.set_mode("train")
+    criterion(model(torch.ones(1, 2)), torch.tensor([0])).backward()
+    hook.end_pass()
+    (reading,) = hook.evidence()[1]["weights"]["Linear_weight"]
+    assert dict(reading.values) == pytest.approx(
+        {"min": -2.0, "max": 5.0, "mean": 1.0, "variance": 6.5, "abs_mean": 2.0, "zeros": 0.25}
+    )
+
+
+def test_bfloat16_activations_crash_nothing(tmp_path: Path) -> None:
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+    learn(model, criterion, hook, dtype=torch.bfloat16)
+    hook.close()
+    assert hook.failure == ""
+    _, kept, _ = tensors.read(hook.folder)
+    assert kept["relu_output"]["2_output_0"][0].values["max"] > 0
+
+
+def test_raw_tensors_that_the_platform_asks_for_are_saved_whole(tmp_path: Path) -> None:
+    config = tmp_path / "debughookconfig.json"
+    config.write_text(
+        json.dumps(
+            {
+                "HookParameters": {"save_interval": "5"},
+                "CollectionConfigurations": [
+                    {"CollectionName": "biases"},
+                    {"CollectionName": "mine", "CollectionParameters": {"include_regex": "2_input.*"}},
+                ],
+            }
+        )
+    )
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors", config=config)
+    learn(model, criterion, hook, steps=6, dtype=torch.bfloat16)
+    hook.close()
+    from smdebug.pytorch import modes
+    from smdebug.trials import create_trial
+
+    trial = create_trial(str(hook.folder))
+    assert trial.tensor("Sequential_8.bias").value(5, mode=modes.TRAIN).shape == (3,)
+    assert trial.tensor("2_input_0").value(5, mode=modes.TRAIN).shape == (6, 8, 6, 6)
+    assert trial.tensor("2_input_0").value(5, mode=modes.TRAIN).min() < 0
+
+
+def test_a_copy_of_the_model_is_not_watched_but_its_losses_are(tmp_path: Path) -> None:
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+    learn(model, criterion, hook, steps=2)
+    average = copy.deepcopy(model)
+    hook.set_mode("validation")
+    with torch.no_grad():
+        for _ in range(4):
+            criterion(average(torch.randn(6, 3, 8, 8)), torch.arange(6) % 3)
+    hook.end_pass()
+    assert len(hook.evidence()[0].evaluation) == 2
+    assert hook.evidence()[2].evaluated == 18 + 24
+    torch.save(model, tmp_path / "model.pt")
+    torch.load(tmp_path / "model.pt", weights_only=False)(torch.randn(2, 3, 8, 8))
+    assert hook.failure == ""
+
+
+def test_a_compiled_model_says_that_it_has_no_activations(tmp_path: Path) -> None:
+    model = torch.compile(network(), backend="eager")
+    criterion, hook = watch(model, tmp_path / "tensors")
+    learn(model, criterion, hook, steps=3)
+    _, kept, _, missing = hook.evidence()
+    assert set(kept) == {"gradients", "weights"}
+    assert "compiled" in missing["relu_output"]
+    assert "gradient/OptimizedModule_8.weight" in kept["gradients"]
+
+
+def test_a_head_without_a_relu_says_so(tmp_path: Path) -> None:
+    _, hook = watch(nn.Sequential(nn.Dropout(), nn.Linear(4, 3)), tmp_path / "tensors")
+    assert "has no ReLU module; with cache=true" in hook.evidence()[3]["relu_output"]
+
+
+def test_a_hook_that_fails_in_a_step_is_taken_off_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+    learn(model, criterion, hook, steps=2)
+    monkeypatch.setattr(tensors, "summarise", lambda value: 1 / 0)
+    learn(model, criterion, hook, steps=101)
+    assert "ZeroDivisionError" in hook.failure
+    assert "ZeroDivisionError" in hook.evidence()[3]["gradients"]
+    assert caplog.text.count("no more tensors are saved") == 1
+    assert not model._forward_pre_hooks
+    hook.close()
+
+
+def test_scaled_gradients_are_told_unscaled(tmp_path: Path) -> None:
+    model, criterion = nn.Linear(2, 2), nn.CrossEntropyLoss()
+    hook = tensors.attach(
+        model, criterion, folder=tmp_path / "t", config=None, wanted=ALL, gradient_scale=lambda: 1024.0
+    )
+    hook.set_mode("train")
+    (criterion(model(torch.ones(1, 2)), torch.tensor([0])) * 1024.0).backward()
+    hook.end_pass()
+    (reading,) = hook.evidence()[1]["gradients"]["gradient/Linear_weight"]
+    assert reading.values["abs_mean"] == pytest.approx(float(model.weight.grad.abs().mean()) / 1024)
+
+
+def test_soft_targets_are_no_labels(tmp_path: Path) -> None:
+    model = nn.Linear(4, 3)
+    criterion, hook = watch(model, tmp_path / "tensors")
+    hook.set_mode("train")
+    criterion(model(torch.ones(2, 4)), torch.full((2, 3), 1 / 3)).backward()
+    hook.end_pass()
+    assert len(hook.evidence()[2].train_labels) == 0
+
+
+def test_only_the_first_and_the_newest_readings_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = tensors._History()
+    for number in range(1000):
+        history.add(Reading(number, {}))
+    kept = [one.step for one in history.all()]
+    assert kept == [*range(20), *range(800, 1000)]
+
+
+def test_each_setting_of_a_rule_decides_what_is_saved() -> None:
+    only_losses = tensors.wanted(parse_rules("Overfit"))
+    assert only_losses.needs == {Need.LOSSES}
+    assert tensors.wanted(parse_rules("WeightUpdateRatio:num_steps=7")).weights_every == 7
+    assert ALL.tanh == (-9.4999, 0.1)

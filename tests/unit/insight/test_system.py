@@ -1,0 +1,184 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dogbreed.insight import system
+from dogbreed.insight.system import Gpus, Machine, Sample, SystemSampler
+
+MINUTE = 1_700_000_040.0  # a full minute
+
+
+class Probe:
+    """Counts up, so that every sample differs; can be told to fail."""
+
+    def __init__(self, *, fails=False):
+        self.looks = 0
+        self.fails = fails
+
+    def look(self):
+        if self.fails:
+            raise RuntimeError("no counters")
+        self.looks += 1
+        return Sample(
+            cpu=(10.0, 20.0),
+            iowait=1.0,
+            memory=30.0,
+            gpu=(90.0,),
+            gpu_memory=(50.0,),
+            network_bytes=1000 * self.looks,
+            disk_bytes=0,
+        )
+
+
+class Clock:
+    def __init__(self, start, step):
+        self.now = start - step
+        self.step = step
+
+    def __call__(self):
+        self.now += self.step
+        return self.now
+
+
+def sampled(folder, count, *, step=0.5, probe=None):
+    sampler = SystemSampler(folder, probe=probe or Probe(), clock=Clock(MINUTE, step))
+    for _ in range(count):
+        sampler.take()
+    sampler.stop()
+    return sampler
+
+
+def test_samples_are_kept_as_tables_and_counters_become_rates(tmp_path):
+    kept = sampled(None, 4).samples()
+    assert kept.cpu.tolist() == [[10.0, 20.0]] * 4
+    assert kept.gpu.tolist() == [[90.0]] * 4
+    assert kept.network_bytes_s.tolist() == [0.0, 2000.0, 2000.0, 2000.0]
+    assert np.diff(kept.times_s).tolist() == [0.5] * 3
+    assert (kept.cores, kept.gpus) == (2, 1)
+
+
+def test_smdebugs_reader_gives_back_every_event_of_three_minutes(tmp_path):
+    pytest.importorskip("smdebug")
+    from smdebug.profiler.system_metrics_reader import LocalSystemMetricsReader
+
+    sampled(tmp_path, 360)
+    files = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.json"))
+    assert files == [f"system/incremental/2023111422/{int(MINUTE) + 60 * n}.algo-1.json" for n in range(3)]
+    reader = LocalSystemMetricsReader(str(tmp_path))
+    events = reader.get_events(int(MINUTE * 1e6), int((MINUTE + 180) * 1e6))
+    assert len(events) == 360 * 8
+    assert {(one.type, one.name, one.dimension) for one in events} >= {
+        ("cpu", "cpu0", "CPUUtilization"),
+        ("cpu", "cpu1", "CPUUtilization"),
+        ("cpu", "total", "I/OWaitPercentage"),
+        ("gpu", "gpu0", "GPUUtilization"),
+        ("gpu", "gpu0", "GPUMemoryUtilization"),
+    }
+    assert {one.node_id for one in events} == {"algo-1"}
+
+
+def test_a_probe_that_fails_ends_the_sampling_and_not_the_job(caplog):
+    sampler = sampled(None, 3, probe=Probe(fails=True))
+    assert len(sampler.samples().times_s) == 0
+    assert "not sampled any more: RuntimeError: no counters" in sampler.failure
+    assert sampler._stop.is_set()
+
+
+def test_a_folder_that_cannot_be_written_ends_the_files_and_not_the_sampling(tmp_path):
+    (tmp_path / "system").write_text("in the way")
+    sampler = sampled(tmp_path, 3)
+    assert len(sampler.samples().times_s) == 3
+    assert "not written any more" in sampler.failure
+
+
+def test_the_thread_samples_until_it_is_stopped():
+    probe = Probe()
+    sampler = SystemSampler(None, probe=probe, interval_s=0.001)
+    sampler.start()
+    while probe.looks < 3:
+        sampler._stop.wait(0.001)
+    sampler.stop()
+    assert not sampler._thread.is_alive()
+
+
+def test_memory_is_kept_within_bounds(monkeypatch):
+    sampler = SystemSampler(None, probe=Probe(), clock=Clock(MINUTE, 0.5))
+    for _ in range(system._KEPT + 5):
+        sampler.take()
+    assert len(sampler.samples().times_s) == system._KEPT
+
+
+def cgroup(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        file = folder / name.replace("__", ".")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return folder
+
+
+def test_memory_is_in_percent_of_the_containers_limit_without_what_can_be_dropped(tmp_path):
+    limits = cgroup(
+        tmp_path, memory__max="1000\n", memory__current="800\n", memory__stat="anon 5\ninactive_file 300\nslab 1\n"
+    )
+    assert Machine(Gpus(), cgroup=limits).look().memory == pytest.approx(50.0)
+
+
+def test_without_a_limit_memory_is_the_machines(tmp_path, monkeypatch):
+    limits = cgroup(tmp_path, memory__max="max\n", memory__current="800\n")
+    monkeypatch.setattr(system.psutil, "virtual_memory", lambda: SimpleNamespace(percent=12.5, total=10**12))
+    assert Machine(Gpus(), cgroup=limits).look().memory == 12.5
+
+
+def test_under_a_quota_the_containers_own_use_is_spread_over_its_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(system.os, "sched_getaffinity", lambda _: set(range(4)))
+    monkeypatch.setattr(system, "available_cpus", lambda *, cgroup: 2)
+    limits = cgroup(tmp_path, cpu__stat="usage_usec 1000000\nuser_usec 1\n")
+    machine = Machine(Gpus(), cgroup=limits, clock=Clock(0.0, 1.0))
+    cgroup(tmp_path, cpu__stat="usage_usec 2500000\nuser_usec 1\n")
+    assert machine.look().cpu == (75.0, 75.0)
+
+
+def test_this_machine_can_be_looked_at():
+    machine = Machine()
+    sample = machine.look()
+    assert sample.cpu
+    assert all(0 <= use <= 100 for use in (*sample.cpu, sample.iowait, sample.memory, *sample.gpu))
+
+
+class Library:
+    """What of pynvml is used, for two GPUs of which the second fell off the bus."""
+
+    def nvmlDeviceGetCount(self):
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return index
+
+    def nvmlDeviceGetUtilizationRates(self, handle):
+        if handle:
+            raise RuntimeError("GPU is lost")
+        return SimpleNamespace(gpu=80, memory=99)
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        return SimpleNamespace(used=25, total=100)
+
+
+def test_gpus_are_read_and_a_lost_one_reads_zero():
+    assert Gpus(Library()).look() == ((80.0, 0.0), (25.0, 0.0))
+
+
+def test_a_machine_without_the_library_has_no_gpus_and_says_why(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
+    found = Gpus.find()
+    assert len(found) == 0
+    assert "nvidia-ml-py is not installed" in found.reason
+
+
+def test_every_event_is_one_json_object(tmp_path):
+    sampled(tmp_path, 1)
+    (file,) = tmp_path.rglob("*.json")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {"Type", "Name", "Dimension", "Value", "NodeId", "Timestamp"} == set(lines[0])
