@@ -181,6 +181,7 @@ class TensorHook:
         self._failure = failure
         self._off = plan is None
         self._handles: list[Any] = []
+        self._gradient_handles: list[Any] = []
         self._lock = threading.Lock()
         # Of the step in hand.
         self._begun = False
@@ -291,10 +292,11 @@ class TensorHook:
             (f"{type_name(model)}_{name.removeprefix('_orig_mod.')}", parameter)
             for name, parameter in model.named_parameters()
         ]
-        for name, parameter in self._parameters:
-            if parameter.requires_grad and self._is_saved(f"gradient/{name}"):
-                watcher = _OnGradient(self, f"gradient/{name}")
-                self._handles.append(parameter.register_hook(watcher))  # type: ignore[no-untyped-call]
+        self._learning = [
+            (parameter, _OnGradient(self, f"gradient/{name}"))
+            for name, parameter in self._parameters
+            if parameter.requires_grad and self._is_saved(f"gradient/{name}")
+        ]
         for path, module in [] if compiled else model.named_modules():
             name = path or type_name(model)
             kind = kind_of(module)
@@ -303,7 +305,6 @@ class TensorHook:
             if self._is_saved(f"{name}_output_0"):
                 self._handles.append(module.register_forward_hook(_OnOutput(self, name, kind)))
         for criterion in criteria:
-            self._handles.append(criterion.register_forward_pre_hook(self._on_criterion))
             self._handles.append(criterion.register_forward_hook(self._on_loss))
 
     def _is_saved(self, name: str) -> bool:
@@ -319,18 +320,13 @@ class TensorHook:
             except Exception as error:
                 self._give_up(error)
 
-    def _on_criterion(self, module: nn.Module, inputs: object) -> None:
-        """A loss is computed; where the model itself was not called (a copy was), the step begins here."""
-        if not self._off and not self._begun:
-            try:
-                self._begin()
-            except Exception as error:
-                self._give_up(error)
-
     def _on_loss(self, criterion: nn.Module, inputs: tuple[Tensor, ...], loss: Tensor) -> None:
         if self._off:
             return
         try:
+            if not self._begun:
+                # Not the model itself was called, but a copy of it.
+                self._begin()
             self._begun = False
             step = self._step
             if self._mode == "EVAL" or (self._mode == "TRAIN" and "losses" in self._keeping):
@@ -356,6 +352,9 @@ class TensorHook:
         self._begun = True
         train = self._mode == "TRAIN"
         schedule = self._schedules[self._mode]
+        for handle in self._gradient_handles:
+            handle.remove()
+        self._gradient_handles.clear()
         self._saving, self._keeping = _NOTHING, _NO_NAMES
         if schedule.due(step):
             self._saving = frozenset(
@@ -367,6 +366,7 @@ class TensorHook:
                 if self._gradient_scale is not None:
                     self._scale = self._gradient_scale()
                 self._take_weights()
+                self._await_gradients()
 
     def _kept_at(self, step: int) -> frozenset[str]:
         """Collections of which the rules are told at a train step."""
@@ -389,6 +389,12 @@ class TensorHook:
                 self._keep("weights", name, parameter.data, learns=parameter.requires_grad)
             elif self._saving:
                 self._to_files(name, parameter.data, ())
+
+    def _await_gradients(self) -> None:
+        """Listens to the gradients of this step alone: a hook that does nothing costs microseconds in every step."""
+        if "gradients" in self._keeping or any(one.name != "losses" for one in self._saving):
+            for parameter, watcher in self._learning:
+                self._gradient_handles.append(parameter.register_hook(watcher))  # type: ignore[no-untyped-call]
 
     def take_gradient(self, name: str, gradient: Tensor) -> None:
         """Takes a gradient during the backward pass."""
@@ -620,9 +626,10 @@ class TensorHook:
         logger.warning("no more tensors are saved, %s", self._failure)
 
     def _remove(self) -> None:
-        for handle in self._handles:
+        for handle in (*self._handles, *self._gradient_handles):
             handle.remove()
         self._handles.clear()
+        self._gradient_handles.clear()
         if self._plan is not None:
             # smdebug would make its folder again when the process ends.
             atexit.unregister(self._plan._cleanup)
