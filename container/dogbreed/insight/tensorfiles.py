@@ -39,6 +39,7 @@ class TensorFiles:
         self._folder = folder
         self._worker = worker
         self._steps: dict[int, tuple[str, int, list[tuple[str, bytes]]]] = {}
+        self._groups: set[int] = set()
 
     def add(
         self, step: int, mode: str, mode_number: int, *, mode_step: int, name: str, value: NDArray[np.generic]
@@ -69,29 +70,40 @@ class TensorFiles:
         first = f"{min(self._steps):012}"
         events_name = f"events/{first}/{first}_{self._worker}.tfevents"
         content = bytearray()
-        indices: list[tuple[int, str]] = []
+        indices: list[tuple[int, bytes]] = []
         for step, (mode, mode_step, records) in self._steps.items():
             entries = []
             for name, event in records:
-                entries.append({"tensorname": name, "start_idx": len(content), "length": len(event)})
+                entries.append(
+                    f'{{"tensorname": {json.dumps(name)}, "start_idx": {len(content)}, "length": {len(event)}}}'
+                )
                 content += event
-            meta = {"mode": mode, "mode_step": mode_step, "event_file_name": events_name}
-            indices.append((step, json.dumps({"meta": meta, "tensor_payload": entries, "shape_payload": []})))
+            text = (
+                f'{{"meta": {{"mode": "{mode}", "mode_step": {mode_step}, "event_file_name": "{events_name}"}}, '
+                f'"tensor_payload": [{", ".join(entries)}], "shape_payload": []}}'
+            )
+            indices.append((step, text.encode()))
         events = self._folder / events_name
         events.parent.mkdir(parents=True, exist_ok=True)
         half_done = events.with_suffix(".tmp")
         half_done.write_bytes(content)
         half_done.replace(events)
-        made: set[int] = set()
-        for step, text in indices:
-            group = step // _STEPS_PER_INDEX_FOLDER
-            folder = f"{self._folder}/index/{group:09}"
-            if group not in made:
-                os.makedirs(folder, exist_ok=True)  # noqa: PTH103  paths as text: this runs for every saved step
-                made.add(group)
-            with open(f"{folder}/{step:012}_{self._worker}.json", "w", encoding="utf-8") as file:  # noqa: PTH123
-                file.write(text)
+        for step, index in indices:
+            self._write_index(step, index)
         self._steps.clear()
+
+    def _write_index(self, step: int, content: bytes) -> None:
+        """Writes one small file in one piece; this runs for every saved step, so it calls the system directly."""
+        group = step // _STEPS_PER_INDEX_FOLDER
+        folder = f"{self._folder}/index/{group:09}"
+        if group not in self._groups:
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+            self._groups.add(group)
+        file = os.open(f"{folder}/{step:012}_{self._worker}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.write(file, content)
+        finally:
+            os.close(file)
 
 
 def _event(step: int, mode_number: int, mode_step: int, name: str, value: NDArray[np.generic]) -> bytes:
