@@ -335,7 +335,7 @@ class TensorHook:
                 self._take_answers(inputs[0], inputs[1])
             if self._saving:
                 name = loss_name(criterion)
-                self._to_files(f"{name}_output_{self._call(name)}", loss, ())
+                self._loss_to_files(f"{name}_output_{self._call(name)}", loss)
         except Exception as error:
             self._give_up(error)
 
@@ -496,6 +496,14 @@ class TensorHook:
         if self._plan.tensorboard_dir:
             self._plan._write_histogram_summary(name, value, collections)
             self._plan._write_scalar_summary(name, value, collections)
+
+    def _loss_to_files(self, name: str, loss: Tensor) -> None:
+        """As `_to_files`; most of what is saved are losses, alone and whole."""
+        alone = len(self._saving) == 1 and not self._plan.tensorboard_dir
+        if alone and self._writes and self._plan._get_collections_with_tensor(name) == self._saving:
+            self._queue(name, loss.detach())
+        else:
+            self._to_files(name, loss, ())
 
     def _to_files_extra(
         self, name: str, statistics: Tensor, sampled: Mapping[str, Tensor], units: Tensor | None

@@ -10,6 +10,8 @@ import pytest
 
 from dogbreed.insight import __main__ as command
 from dogbreed.insight import report
+from dogbreed.insight.photos import WrongPhoto
+from dogbreed.insight.profile import Profile
 from dogbreed.insight.report import EpochRecord, JobRecord, RecordError
 from dogbreed.insight.verdicts import Status, Verdict
 
@@ -284,3 +286,95 @@ def test_read_names_a_file_that_is_no_text(tmp_path):
     (tmp_path / "record.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecordError, match=r"record\.json"):
         report.read(tmp_path)
+
+
+FULL = {
+    "profile": Profile(
+        seconds={"data": 61.0, "forward": 39.0},
+        steps={
+            "train": {
+                "edges_ms": [1.0, 2.0, 3.0],
+                "counts": [5, 3],
+                "outliers": 1,
+                "steps": 9,
+                "mean_ms": 2.0,
+                "p50_ms": 2.0,
+                "p95_ms": 3.0,
+                "max_ms": 9.0,
+            }
+        },
+        series={"CPU": [(0.0, 50.0), (1.0, 60.0)], "memory": [(0.0, 10.0), (1.0, 10.0)]},
+        usage={"CPU": {"unit": "percent", "max": 60.0, "p99": 60.0, "p95": 60.0, "p50": 55.0, "min": 50.0}},
+        operators=[{"name": "aten::mm", "calls": 3, "cpu_s": 0.25, "device_s": 0.0}],
+    ),
+    "wrong": (WrongPhoto("Beagle/<x>.jpg", "Beagle", "Boxer", 0.99, "AAAA"),),
+}
+
+
+def test_the_page_tells_of_time_machine_operators_and_wrong_photos():
+    page = report.render(make_record(**FULL))
+    for told in (
+        "Where the time went: data 61.0 %, forward 39.0 %",
+        "Histogram of train step times: 9 steps; median 2 ms",
+        "CPU and memory over time, mean memory 10.0 %, CPU 55.0 %",
+        "aten::mm",
+        "data:image/jpeg;base64,AAAA",
+        "Beagle/<wbr>&lt;x&gt;.jpg",
+        "1 min 01 s",
+    ):
+        assert told in page
+    assert page.count("<svg") == report.render(make_record()).count("<svg") + 3
+
+
+def test_without_a_profile_the_page_has_no_empty_sections():
+    page = report.render(make_record())
+    for heading in ("Where the time went", "The machine", "Most confidently wrong"):
+        assert heading not in page
+
+
+def test_a_record_with_everything_survives_its_file(tmp_path):
+    record = make_record(**FULL)
+    report.write(record, tmp_path)
+    read = report.read(tmp_path)
+    assert read.wrong == record.wrong
+    assert dict(read.profile.seconds) == dict(record.profile.seconds)
+    assert report.render(read) == report.render(record)
+
+
+def test_a_record_of_the_version_before_is_read(tmp_path):
+    record = make_record()
+    document = json.loads(record.to_json())
+    document["schema_version"] = 1
+    for name in ("profile", "wrong"):
+        del document[name]
+    for verdict in document["verdicts"]:
+        del verdict["details"]
+    (tmp_path / "record.json").write_text(json.dumps(document))
+    assert report.render(report.read(tmp_path)) == report.render(record)
+
+
+def test_work_beyond_eight_kinds_is_other_work():
+    seconds = {f"kind{number}": 10.0 - number for number in range(9)} | {"other": 1.0}
+    page = report.render(make_record(profile=Profile(seconds=seconds)))
+    assert "other 10.9 %" in page
+    assert "kind8" not in page
+    assert 'class="slice k8"' in page
+
+
+def test_the_markdown_holds_verdicts_time_pairs_and_settings(tmp_path):
+    report.write(make_record(**FULL), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# 75.0 % test accuracy\n")
+    assert "| Loud | Issues found | Loud saw it. | Lower lr. |" in text
+    assert text.index("| Loud |") < text.index("| Quiet |")
+    assert "| data | 61.0 % | 1 min 01 s |" in text
+    assert "| Beagle | Borzoi | 2 of 10 |" in text
+    assert "| lr | 0.001 |" in text
+
+
+def test_rules_without_an_issue_are_folded_when_there_are_many():
+    many = tuple(make_verdict(f"Rule{number}", Status.NO_ISSUES_FOUND) for number in range(5))
+    folded = report.render(make_record(verdicts=(make_verdict("Loud", Status.ISSUES_FOUND), *many)))
+    assert '<details class="group">' in folded
+    assert "5 found no issue: Rule0, Rule1" in folded
+    assert '<details class="group" open>' in report.render(make_record())
