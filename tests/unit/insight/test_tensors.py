@@ -301,6 +301,12 @@ def test_a_copy_of_the_model_is_not_watched_but_its_losses_are(tmp_path: Path) -
     torch.save(model, tmp_path / "model.pt")
     torch.load(tmp_path / "model.pt", weights_only=False)(torch.randn(2, 3, 8, 8))
     assert hook.failure == ""
+    hook.close()
+    from smdebug.pytorch import modes
+    from smdebug.trials import create_trial
+
+    loss = create_trial(str(hook.folder)).tensor("CrossEntropyLoss_output_0")
+    assert loss.steps(mode=modes.EVAL) == list(range(7)), "each loss of the copy is a step of its own"
 
 
 def test_a_compiled_model_says_that_it_has_no_activations(tmp_path: Path) -> None:
