@@ -163,6 +163,7 @@ class Evidence:
         answers: labels and predictions.
         system: of the machine, or None when it was not sampled.
         times: of the loop, or None when it was not measured.
+        labels: class names in the order of their indices, or none.
         missing: why something is not there, for the words of a verdict: collection, ``losses``, ``answers``, ``system``
             or ``times`` -> a sentence.
     """
@@ -172,4 +173,5 @@ class Evidence:
     answers: Answers = field(default_factory=Answers)
     system: SystemSamples | None = None
     times: StepTimes | None = None
+    labels: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)

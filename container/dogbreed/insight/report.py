@@ -189,6 +189,18 @@ def read(folder: Path) -> JobRecord:
         raise RecordError(f"{file}: {error}") from error
 
 
+def write_record(record: JobRecord, folder: Path) -> None:
+    """Writes the record alone, whole or not at all: of a job that may be lost, from which `write` makes the page later.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    half_done = folder / f"{RECORD_FILE}.tmp"
+    half_done.write_text(record.to_json(), encoding="utf-8")
+    half_done.replace(folder / RECORD_FILE)
+
+
 def write(record: JobRecord, folder: Path) -> Path:
     """Writes record, verdicts and page into a folder, which is made.
 
@@ -198,9 +210,9 @@ def write(record: JobRecord, folder: Path) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
+    write_record(record, folder)
     rules = folder / RULES_FOLDER
-    rules.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD_FILE).write_text(record.to_json(), encoding="utf-8")
+    rules.mkdir(exist_ok=True)
     for verdict in record.verdicts:
         text = json.dumps(to_document(verdict), indent=2) + "\n"
         (rules / f"{verdict.rule}.json").write_text(text, encoding="utf-8")

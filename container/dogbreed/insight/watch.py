@@ -53,6 +53,7 @@ class Watch:
         sampler: of the machine, or None.
         operators: profiles a few train steps, or None.
         stop_on: names of rules that end the job.
+        labels: class names, for the words of a verdict.
         interval_s: between two evaluations of the rules.
     """
 
@@ -64,10 +65,12 @@ class Watch:
         sampler: SystemSampler | None = None,
         operators: OperatorProfile | None = None,
         stop_on: Sequence[str] = (),
+        labels: Sequence[str] = (),
         interval_s: float = DEFAULT_INTERVAL_S,
     ) -> None:
         self.timeline = timeline
         self._rules = tuple(rules)
+        self._labels = tuple(labels)
         self._sampler = sampler
         self._operators = operators
         self._hook: tensors.TensorHook | None = None
@@ -135,6 +138,7 @@ class Watch:
             losses=losses,
             tensors=kept,
             answers=answers,
+            labels=self._labels,
             system=system,
             times=self.timeline.times(),
             missing={**missing, **why},

@@ -378,3 +378,10 @@ def test_rules_without_an_issue_are_folded_when_there_are_many():
     assert '<details class="group">' in folded
     assert "5 found no issue: Rule0, Rule1" in folded
     assert '<details class="group" open>' in report.render(make_record())
+
+
+def test_the_page_of_an_interrupted_job_is_made_from_its_record(tmp_path, capsys):
+    report.write_record(make_record(), tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+    assert command.main([str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").is_file()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from tests.unit.insight.evidence_made import answers
 
@@ -28,7 +30,7 @@ TEN = list(range(10)) * 20
         (
             Confusion(),
             answers(labels=TEN, predictions=[{8: 9, 9: 8}.get(one, one) for one in TEN]),
-            "Class 8 was recognised in 0 of 20 images",
+            "20 images are of class 8, and 0 of them were recognised",
             answers(labels=TEN, predictions=TEN),
         ),
     ],
@@ -50,3 +52,9 @@ def test_a_rule_without_labels_says_so(rule, missing):
     assert verdict.status is Status.NOT_ENOUGH_DATA
     assert missing in verdict.evidence
     assert "the hook failed" in verdict.evidence
+
+
+def test_classes_are_named_where_names_are_known():
+    evidence = replace(answers(train=[0] * 990 + [1] * 10), labels=("Beagle", "Boxer"))
+    verdict = ClassImbalance().judge(evidence)
+    assert "In training Beagle was seen 990 times and Boxer 10 times" in verdict.evidence

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dogbreed.insight.evidence import Evidence
 from dogbreed.insight.rules.common import Need, not_enough, times, verdict
@@ -53,8 +52,8 @@ class ClassImbalance:
         signs = [
             sign
             for sign in (
-                self._imbalance(answers.train_labels) if seen >= self.samples else None,
-                self._mistakes(answers.labels, answers.predictions) if answers.evaluated >= self.samples else None,
+                self._imbalance(evidence) if seen >= self.samples else None,
+                self._mistakes(evidence) if answers.evaluated >= self.samples else None,
             )
             if sign is not None
         ]
@@ -72,17 +71,18 @@ class ClassImbalance:
             datapoints=len(signs),
         )
 
-    def _imbalance(self, labels: NDArray[np.int64]) -> tuple[bool, str]:
-        counts = np.bincount(labels)
+    def _imbalance(self, evidence: Evidence) -> tuple[bool, str]:
+        counts = np.bincount(evidence.answers.train_labels)
         present = np.flatnonzero(counts)
         rare, frequent = present[counts[present].argmin()], present[counts[present].argmax()]
         ratio = counts[frequent] / counts[rare]
         return bool(ratio > self.threshold_imbalance), (
-            f"In training class {frequent} was seen {counts[frequent]} times and class {rare} {counts[rare]} times, a "
-            f"ratio of {ratio:.3g} (limit {self.threshold_imbalance:g})."
+            f"In training {_named(evidence, frequent)} was seen {counts[frequent]} times and {_named(evidence, rare)} "
+            f"{counts[rare]} times, a ratio of {ratio:.3g} (limit {self.threshold_imbalance:g})."
         )
 
-    def _mistakes(self, labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> tuple[bool, str] | None:
+    def _mistakes(self, evidence: Evidence) -> tuple[bool, str] | None:
+        labels, predictions = evidence.answers.labels, evidence.answers.predictions
         if not len(labels):
             return None
         totals = np.bincount(labels)
@@ -90,7 +90,7 @@ class ClassImbalance:
         shares = np.divide(wrong, totals, out=np.zeros(len(totals)), where=totals > 0)
         worst = int(shares.argmax())
         return bool(shares[worst] > self.threshold_misprediction), (
-            f"In the last validation pass class {worst} was answered wrong in {wrong[worst]} of "
+            f"In the last validation pass {_named(evidence, worst)} was answered wrong in {wrong[worst]} of "
             f"{times(int(totals[worst]), 'image')}, {shares[worst] * 100:.3g} % (limit "
             f"{self.threshold_misprediction * 100:g} %)."
         )
@@ -136,10 +136,10 @@ class Confusion:
         worst = int(right.argmin())
         true, answer = (int(index) for index in np.unravel_index(mixed.argmax(), mixed.shape))
         told = (
-            f"Class {worst} was recognised in {counts[worst, worst]} of {times(int(rows[worst]), 'image')} "
-            f"({right[worst] * 100:.3g} %, at least {self.min_diag * 100:g} % is expected), and of the answers "
-            f"{answer} {mixed[true, answer] * 100:.3g} % were images of class {true} (at most "
-            f"{self.max_off_diag * 100:g} %)"
+            f"{int(rows[worst])} images are of {_named(evidence, worst)}, and {counts[worst, worst]} of them were "
+            f"recognised ({right[worst] * 100:.3g} %, at least {self.min_diag * 100:g} % is expected); of the answers "
+            f"{_named(evidence, answer)} {mixed[true, answer] * 100:.3g} % were images of {_named(evidence, true)} "
+            f"(at most {self.max_off_diag * 100:g} %)"
         )
         violations = len(low) + len(high)
         return verdict(
@@ -156,3 +156,8 @@ class Confusion:
             violations=violations,
             datapoints=classes + classes * (classes - 1),
         )
+
+
+def _named(evidence: Evidence, index: int) -> str:
+    """A class in words: its name where it is known, else its index."""
+    return evidence.labels[index] if index < len(evidence.labels) else f"class {index}"
