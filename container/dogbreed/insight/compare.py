@@ -86,7 +86,8 @@ def results(jobs: Mapping[str, JobRecord]) -> list[Row]:
     seconds = [(record.ended - record.started).total_seconds() for record in records]
     rows.append(Row("duration", tuple(map(duration, seconds)), _best(seconds, most=False)))
     rows.append(Row("best epoch", tuple(f"{record.best_epoch} of {len(record.epochs)}" for record in records)))
-    rows.append(Row("network", tuple(f"{record.backbone}, {record.trainable}" for record in records)))
+    rows.append(Row("network", tuple(record.backbone for record in records)))
+    rows.append(Row("trained", tuple(words(record.trainable) for record in records)))
     return rows
 
 
