@@ -89,8 +89,8 @@ serve: $(INSTALLED) ## Serve ML/model on 127.0.0.1:PORT
 predict: ## Send the photo IMAGE to the server on PORT
 	@local_test/predict.sh "$$IMAGE"
 
-test: $(INSTALLED) ## Run the unit, contract and launcher tests
-	@$(BIN)/pytest -q -n logical tests/unit tests/contract tests/launch
+test: $(INSTALLED) ## Run the unit, contract, launcher and, where there is a Chromium, browser tests
+	@$(BIN)/pytest -q -n logical tests/unit tests/contract tests/launch tests/browser
 
 lint: $(INSTALLED) ## Check style, types, architecture, shell scripts, Dockerfile and spelling; says nothing when all is well
 	@$(BIN)/ruff check --quiet . $(SCRIPTS)

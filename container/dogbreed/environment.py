@@ -79,6 +79,11 @@ class Paths:
         return self.root / "output" / "tensors"
 
     @property
+    def profile(self) -> Path:
+        """Folder of the system metrics, in the profiler's own files."""
+        return self.root / "output" / "profiler"
+
+    @property
     def failure(self) -> Path:
         """The file whose first 1,024 characters become FailureReason."""
         return self.root / "output" / "failure"

@@ -303,6 +303,11 @@ class Hyperparameters:
     checkpoint_seconds: int = _number(
         120, 0, 86400, "Most seconds of work that a sudden loss may cost, where there is a checkpoint folder."
     )
+    rules: str = _plain(
+        "",
+        "Rules that judge the job, such as `Overfit,Overtraining:patience_validation=3`; empty is all that apply.",
+    )
+    stop_on: str = _plain("", "Rules that end the job when they find an issue, such as `Overfit,StalledTraining`.")
     seed: int = _number(0, 0, 2**31 - 1, "Seed of everything random.")
 
     @classmethod

@@ -248,7 +248,7 @@ def test_a_fault_of_ours_names_its_cause_first_and_ends_with_where_it_was(
     def explode(*_: object, **__: object) -> None:
         raise RuntimeError("the frobnicator is gone")
 
-    monkeypatch.setattr(job, "find_splits", explode)
+    monkeypatch.setattr(job.shares, "find_shares", explode)
     in_process.hyperparameters(QUICK)
     in_process.channels(train=drawn_data)
     assert job.main() == 1
@@ -276,3 +276,57 @@ def test_a_cache_folder_that_cannot_be_written(
     in_process.hyperparameters({**QUICK, "trainable": "head"})
     in_process.channels(train=drawn_data)
     fails(in_process, "the outputs of the frozen part cannot be stored in")
+
+
+def test_a_rule_that_stop_on_names_ends_the_job_with_its_bundle(in_process: OptMl, drawn_data: Path) -> None:
+    rules = {"rules": "LossNotDecreasing:num_steps=2;diff_percent=5,StalledTraining", "stop-on": "LossNotDecreasing"}
+    in_process.hyperparameters({**QUICK, **rules, "epochs": "1000", "patience": "0", "lr": "1e-7"})
+    in_process.channels(train=drawn_data)
+    assert job.main() == 0
+    assert artifacts.load(in_process.model).facts["ended_by"] == "rule LossNotDecreasing"
+    record = json.loads((in_process.root / "output" / "data" / "insight" / "record.json").read_text())
+    assert {verdict["rule"] for verdict in record["verdicts"]} == {"LossNotDecreasing", "StalledTraining"}
+
+
+def test_the_report_of_a_failed_job_says_why(in_process: OptMl, drawn_data: Path, tmp_path: Path) -> None:
+    data = tmp_path / "damaged"
+    shutil.copytree(drawn_data, data)
+    for file in (data / "valid").rglob("*.jpg"):
+        file.write_bytes(b"no image")
+    in_process.hyperparameters({**QUICK, "max-corrupt-fraction": "0.1"})
+    in_process.channels(train=data)
+    assert job.main() == 1
+    page = (in_process.root / "output" / "data" / "insight" / "report.html").read_text()
+    assert "cannot be decoded, more than" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("rules", "Overfitting", "rule 'Overfitting' is unknown; did you mean Overfit?"),
+        ("stop-on", "Confusion", "stop-on names Confusion, which is not among the rules of this job"),
+    ],
+)
+def test_rules_that_do_not_exist(in_process: OptMl, drawn_data: Path, name: str, value: str, reason: str) -> None:
+    in_process.channels(train=drawn_data)
+    in_process.hyperparameters({**QUICK, name: value})
+    fails(in_process, reason)
+
+
+def test_the_report_shows_where_the_time_went_and_the_photos_that_were_wrong(
+    in_process: OptMl, drawn_data: Path
+) -> None:
+    in_process.hyperparameters({**QUICK, "epochs": "10", "lr": "0.0001"})
+    in_process.channels(train=drawn_data)
+    assert job.main() == 0
+    insight = in_process.root / "output" / "data" / "insight"
+    record = json.loads((insight / "record.json").read_text())
+    losses = [verdict for verdict in record["verdicts"] if verdict["rule"] == "LossNotDecreasing"]
+    assert losses[0]["status"] != "NotEnoughData", "the losses are saved, and found"
+    gradients = [verdict for verdict in record["verdicts"] if verdict["rule"] == "VanishingGradient"]
+    assert gradients[0]["status"] in ("NoIssuesFound", "IssuesFound"), gradients
+    assert {"data", "forward", "backward", "optimizer"} <= set(record["profile"]["seconds"])
+    wrong = record["wrong"]
+    accuracy = record["metrics"]["test_accuracy"]
+    assert len(wrong) == min(12, round(9 * (1 - accuracy)))
+    assert (insight / "trace.json").stat().st_size > 100

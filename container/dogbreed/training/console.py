@@ -27,6 +27,7 @@ class Quietly:
 
     def __init__(self, observer: Observer) -> None:
         self.on_pass_start = observer.on_pass_start
+        self.on_part = observer.on_part
         self.on_batch = observer.on_batch
         self.on_pass_end = observer.on_pass_end
 
@@ -63,6 +64,9 @@ class Console:
         self._done, self._batches, self._spoken = 0, batches, self._clock()
         if self._terminal:
             self._bar = tqdm(total=batches, desc=self._name, unit="batch", leave=False)
+
+    def on_part(self, part: str) -> None:
+        """Says nothing of it."""
 
     def on_batch(self, phase: Phase) -> None:
         """Moves the bar; without one, says how far the pass is when nothing was printed for a while."""

@@ -6,22 +6,19 @@ bundle -> report. Whatever goes wrong becomes an exit code and one sentence in t
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from types import FrameType
 from typing import cast
 
 import torch
-from torch import nn
 
 from dogbreed import artifacts, backbones, logs
 from dogbreed.artifacts import Bundle
@@ -34,23 +31,18 @@ from dogbreed.environment import (
     read_training_environment,
     write_failure,
 )
-from dogbreed.errors import ConfigurationError, DataError, DogbreedError
+from dogbreed.errors import ConfigurationError, DogbreedError
 from dogbreed.hyperparameters import Hyperparameters
-from dogbreed.insight import report, tensors
-from dogbreed.insight.report import EpochRecord, JobRecord
-from dogbreed.insight.rules.losses import evaluate_all
-from dogbreed.insight.tensors import TensorHook
-from dogbreed.insight.verdicts import Verdict
+from dogbreed.insight.report import JobRecord
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training import compute, distributed, processes
+from dogbreed.training import compute, distributed, processes, shares
 from dogbreed.training.console import Console
-from dogbreed.training.data import Splits, find_splits, merge_labels
+from dogbreed.training.data import Splits
 from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.lesson import Lesson, Taught
-from dogbreed.training.loop import CorruptImages, FitResult, Loop, Observer, Phase
+from dogbreed.training.loop import Batches, CorruptImages, FitResult, Loop, Phase
 from dogbreed.training.mixing import SmoothedCrossEntropyLoss, make_mixing
-from dogbreed.training.sources import class_folders
-from dogbreed.training.state import EpochResult
+from dogbreed.training.watching import Watching, WrongAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -114,99 +106,125 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             f"batch-size={hyperparameters.batch_size} leaves fewer than two samples to each of {team.size} processes; "
             f"set batch-size to {2 * team.size} or more, or use fewer hosts or GPUs"
         )
-    team, splits = _find_splits(environment, hyperparameters, team)
-    counts = _count(team, splits)
-    arithmetic = compute.choose(hyperparameters.precision)
+    team, splits = shares.find_shares(environment, hyperparameters, team)
+    counts = shares.count(team, splits)
     model, source = _make_model(environment, hyperparameters, len(splits.labels))
+    arithmetic = compute.choose(hyperparameters.precision, model if hyperparameters.trainable != "head" else None)
     model = model.to(arithmetic.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    logger.info("%s, %s; %d parameters learn; %s", hyperparameters.model, source, count, arithmetic)
-
-    hook: TensorHook | None = None
-
-    def watch(learning: nn.Module, criterion: nn.Module) -> Sequence[Observer]:
-        nonlocal hook
-        if team.leads:
-            hook = tensors.attach(learning, criterion, folder=environment.paths.tensors, config=environment.hook_config)
-        return [_HookObserver(hook)] if hook else []
+    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    logger.info("%s, %s; %d parameters learn; %s", hyperparameters.model, source, learning, arithmetic)
 
     spec = PreprocessSpec.for_size(hyperparameters.image_size)
+    record = JobRecord(
+        job_name=environment.job_name,
+        backbone=hyperparameters.model,
+        trainable=hyperparameters.trainable,
+        started=started,
+        ended=started,
+        epochs=(),
+        best_epoch=0,
+        metrics={},
+        labels=splits.labels.names,
+        hyperparameters=hyperparameters.as_dict(),
+        facts={
+            "initial_weights": source,
+            "ended_by": "nothing that could be recorded: the job is running, or was lost",
+        },
+        versions=artifacts.current_versions(),
+        confusion=None,
+        confusion_channel="",
+        verdicts=(),
+        corrupt_images=(),
+    )
+    watching = Watching(environment, hyperparameters, arithmetic.device, record) if team.leads else None
     loop = Loop(
         model=model,
         prepare=lambda images: spec.normalise(images).contiguous(memory_format=torch.channels_last),
         classes=len(splits.labels),
         criterion=SmoothedCrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing),
         compute=arithmetic,
-        observers=[Console(hyperparameters.epochs)] if team.leads else [],
+        observers=[Console(hyperparameters.epochs), watching] if watching else [],
         corrupt=CorruptImages(sum(counts), hyperparameters.max_corrupt_fraction),
-        stop_requested=stop_requested,
+        stop_requested=lambda: stop_requested() or (watching is not None and watching.asks_to_stop),
         seed=hyperparameters.seed,
         team=team,
         accumulate=hyperparameters.accumulate,
         clip_norm=hyperparameters.clip_norm,
         mix=make_mixing(hyperparameters, len(splits.labels)),
     )
-    lesson = Lesson(loop, spec, hyperparameters, watch)
-    taught = lesson.teach(model, splits, cache=environment.cache, checkpoints=environment.checkpoints)
-    fit = taught.fit
-    logger.info("training ended by %s after %d epochs; best epoch %d", fit.ended_by, len(fit.history), fit.best_epoch)
-
-    facts = {**_facts(splits, counts, fit, source, loop.corrupt), **_head_facts(taught)}
-    bundle = Bundle(
-        backbone=hyperparameters.model,
-        head=_head_spec(hyperparameters, len(splits.labels)),
-        labels=splits.labels,
-        preprocessing=spec,
-        weights=artifacts.clone_weights(model),
-        hyperparameters=hyperparameters.as_dict(),
-        metrics=fit.metrics,
-        data_fingerprint=splits.fingerprint,
-        facts=facts,
-        versions=artifacts.current_versions(),
-    )
-    # Saved before the test: a stop or a fault from here on costs a number, not the model.
-    if team.leads:
-        artifacts.save(bundle, environment.paths.model)
-    judged, channel = fit.best_validation, "validation"
-    if splits.test is not None and not any(team.total(stop_requested())):
-        # The debugger hook listens to the criterion of training; a test is none of its epochs.
-        tester = replace(loop, model=taught.network, criterion=SmoothedCrossEntropyLoss())
-        tested = tester.evaluate(lesson.images(splits.test, spec.centre_view), Phase.TEST, epoch=1)
-        if tested is not None:
-            judged, channel = tested, "test"
-            scores = {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
-            logger.info("%s", logs.metric_line(scores))
-            facts = {**facts, "corrupt_images": len(loop.corrupt.found)}
-            bundle = replace(bundle, metrics={**bundle.metrics, **scores}, facts=facts)
+    lesson = Lesson(loop, spec, hyperparameters, watching.attach if watching else lambda *_: None)
+    known: dict[str, object] = {}
+    try:
+        taught = lesson.teach(model, splits, cache=environment.cache, checkpoints=environment.checkpoints)
+        fit = taught.fit
+        if watching and watching.stopped_by:
+            fit = replace(fit, ended_by=f"rule {watching.stopped_by}")
+        logger.info(
+            "training ended by %s after %d epochs; best epoch %d", fit.ended_by, len(fit.history), fit.best_epoch
+        )
+        bundle = Bundle(
+            backbone=hyperparameters.model,
+            head=_head_spec(hyperparameters, len(splits.labels)),
+            labels=splits.labels,
+            preprocessing=spec,
+            weights=artifacts.clone_weights(model),
+            hyperparameters=hyperparameters.as_dict(),
+            metrics=fit.metrics,
+            data_fingerprint=splits.fingerprint,
+            facts={**_facts(splits, counts, fit, source, loop.corrupt), **_head_facts(taught)},
+            versions=record.versions,
+        )
+        # Saved before the test: a stop or a fault from here on costs a number, not the model.
+        if team.leads:
+            artifacts.save(bundle, environment.paths.model)
+        judged = fit.best_validation
+        known = {"confusion": judged.confusion if judged else None, "confusion_channel": "validation"}
+        if splits.test is not None and not any(team.total(stop_requested())):
+            # The criterion that training is watched by hears of no test; a rule that ended it does not end the test.
+            tester = replace(
+                loop,
+                model=taught.network,
+                criterion=SmoothedCrossEntropyLoss(),
+                stop_requested=stop_requested,
+                # On a CPU an endpoint computes in float32; the test scores are to be its scores.
+                compute=arithmetic if arithmetic.device.type == "cuda" else compute.choose("fp32"),
+            )
+            bundle, tested = _test(bundle, tester, lesson.images(splits.test, spec.centre_view), splits)
+            known |= tested
             if team.leads:
                 artifacts.save(bundle, environment.paths.model)
-    if not team.leads:
-        return
-    logger.info("the bundle is in %s", environment.paths.model)
-    if hook is not None:
-        hook.close()
-    logger.info("%s; peak memory %s", _cost(environment, datetime.now(UTC) - started), compute.peak_memory())
-    _write_report(
-        JobRecord(
-            job_name=environment.job_name,
-            backbone=bundle.backbone,
-            trainable=hyperparameters.trainable,
-            started=started,
-            ended=datetime.now(UTC),
-            epochs=tuple(_epoch_record(result) for result in fit.history),
-            best_epoch=fit.best_epoch,
-            metrics=bundle.metrics,
-            labels=splits.labels.names,
-            hyperparameters=bundle.hyperparameters,
-            facts=bundle.facts,
-            versions=bundle.versions,
-            confusion=judged.confusion if judged else None,
-            confusion_channel=channel,
-            verdicts=_verdicts(hook),
-            corrupt_images=loop.corrupt.found,
-        ),
-        environment,
-    )
+        known |= {
+            "metrics": bundle.metrics,
+            "facts": bundle.facts,
+            "best_epoch": fit.best_epoch,
+            "corrupt_images": loop.corrupt.found,
+        }
+    except BaseException as error:
+        known["facts"] = {**record.facts, "ended_by": f"an error: {_first_line(error)[:300]}"}
+        raise
+    finally:
+        # Also of a job that failed: its report is what says why.
+        if watching:
+            watching.finish(**known)
+    if team.leads:
+        logger.info("the bundle is in %s", environment.paths.model)
+        logger.info("%s; peak memory %s", _cost(environment, datetime.now(UTC) - started), compute.peak_memory())
+
+
+def _test(bundle: Bundle, tester: Loop, batches: Batches, splits: Splits) -> tuple[Bundle, dict[str, object]]:
+    """The bundle with its scores on the test images, and what the report tells of them."""
+    wrong = WrongAnswers()
+    tested = tester.evaluate(batches, Phase.TEST, epoch=1, hear=wrong.hear)
+    if tested is None:
+        return bundle, {}
+    scores = {"test_loss": tested.loss, "test_accuracy": tested.accuracy}
+    if tester.team.leads:
+        logger.info("%s", logs.metric_line(scores))
+    facts = {**bundle.facts, "corrupt_images": len(tester.corrupt.found)}
+    told: dict[str, object] = {"confusion": tested.confusion, "confusion_channel": "test"}
+    if tester.team.alone:
+        told["wrong"] = wrong.photos(splits.test or (), tester.corrupt.found, splits.labels.names)
+    return replace(bundle, metrics={**bundle.metrics, **scores}, facts=facts), told
 
 
 def _join(environment: TrainingEnvironment) -> Team:
@@ -243,58 +261,6 @@ def _run_processes(environment: TrainingEnvironment, here: int) -> None:
         processes=here,
         port=environment.rendezvous_port,
     )
-
-
-def _find_splits(environment: TrainingEnvironment, hyperparameters: Hyperparameters, team: Team) -> tuple[Team, Splits]:
-    """The samples of the job, or of this host where each has its own, and the team that knows which it is."""
-    channels, hosts = environment.channels, environment.hosts
-    find = partial(
-        find_splits,
-        {name: channel.path for name, channel in channels.items()},
-        validation_fraction=hyperparameters.validation_fraction,
-        seed=hyperparameters.seed,
-    )
-    sharded = {name: channel.sharded for name, channel in channels.items()}
-    if len(hosts.all) == 1 or not any(sharded.values()):
-        splits = find()
-        _log_splits(splits)
-        _check_same_data(team, splits, hosts.current)
-        return team, splits
-    folders = class_folders({name: channel.path for name, channel in channels.items()})
-    splits = find(labels=merge_labels(team.gather(folders)))
-    fingerprint = hashlib.sha256("".join(team.gather(splits.fingerprint)).encode()).hexdigest()
-    splits = replace(splits.of_host(hosts.rank, len(hosts.all), sharded), fingerprint=fingerprint)
-    _log_splits(splits)
-    return replace(team, apart=True), splits
-
-
-def _count(team: Team, splits: Splits) -> tuple[int, ...]:
-    """Images of training, validation and test on all hosts."""
-    own = (len(splits.train), len(splits.validation), len(splits.test or ()))
-    return team.total(*(count if team.local_rank == 0 else 0 for count in own)) if team.apart else own
-
-
-def _check_same_data(team: Team, splits: Splits, host: str) -> None:
-    """All processes must see the same classes and images, or their batches would not be parts of one.
-
-    Raises:
-        DataError: names a class or a host that differs.
-    """
-    everyone = team.gather((host, splits.labels.folders, splits.fingerprint))
-    first_host, first_folders, first_fingerprint = everyone[0]
-    for other_host, folders, fingerprint in everyone[1:]:
-        differing = sorted(set(folders) ^ set(first_folders))
-        if differing:
-            owner = other_host if differing[0] in folders else first_host
-            raise DataError(
-                f"the class folder {differing[0]} is on host {owner} only; give every host all of the data "
-                f"(S3DataDistributionType=FullyReplicated), or all hosts parts of it (ShardedByS3Key)"
-            )
-        if fingerprint != first_fingerprint:
-            raise DataError(
-                f"hosts {first_host} and {other_host} have different training images; give every host all of the data "
-                f"(S3DataDistributionType=FullyReplicated), or all hosts parts of it (ShardedByS3Key)"
-            )
 
 
 def _make_model(
@@ -334,17 +300,6 @@ def _head_spec(hyperparameters: Hyperparameters, classes: int) -> HeadSpec:
     return HeadSpec(classes, hyperparameters.hidden_units, hyperparameters.dropout)
 
 
-def _log_splits(splits: Splits) -> None:
-    logger.info(
-        "%d classes; %d train images, %d validation%s, %s test",
-        len(splits.labels),
-        len(splits.train),
-        len(splits.validation),
-        " (held out of train)" if splits.held_out else "",
-        "no" if splits.test is None else len(splits.test),
-    )
-
-
 def _facts(
     splits: Splits, counts: tuple[int, ...], fit: FitResult, source: str, corrupt: CorruptImages
 ) -> dict[str, object]:
@@ -376,31 +331,6 @@ def _head_facts(taught: Taught) -> dict[str, object]:
     return {f"head_{name}": value for name, value in taught.head_metrics.items() if name.startswith("validation")}
 
 
-def _epoch_record(result: EpochResult) -> EpochRecord:
-    return EpochRecord(result.epoch, result.metrics, result.learning_rate, result.seconds)
-
-
-def _verdicts(hook: TensorHook | None) -> tuple[Verdict, ...]:
-    """Verdicts on what the hook saved; none when nothing can be read, which the log explains."""
-    if hook is None:
-        return ()
-    try:
-        return evaluate_all(tensors.read_losses(hook.folder))
-    except Exception as error:  # reading is smdebug's and may fail as it likes; the model is already safe
-        logger.warning("the rules cannot be evaluated: %s: %s", type(error).__name__, error)
-        return ()
-
-
-def _write_report(record: JobRecord, environment: TrainingEnvironment) -> None:
-    try:
-        page = report.write(record, environment.paths.output_data / "insight")
-    except OSError as error:
-        logger.warning("the report cannot be written: %s", error)
-        return
-    for line in report.summary(record, page).splitlines():
-        logger.info("%s", line)
-
-
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
@@ -419,26 +349,6 @@ def _stop_on_signals() -> Callable[[], bool]:
         signal.signal(number, request)
     processes.unblock_stop_signals()
     return requested.is_set
-
-
-class _HookObserver:
-    """Tells the debugger hook which pass is running."""
-
-    def __init__(self, hook: TensorHook) -> None:
-        self._hook = hook
-
-    def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
-        if phase is not Phase.FEATURES:
-            self._hook.set_mode(phase.value)
-
-    def on_batch(self, phase: Phase) -> None:
-        pass
-
-    def on_pass_end(self, phase: Phase) -> None:
-        pass
-
-    def on_epoch_end(self, result: EpochResult) -> None:
-        pass
 
 
 if __name__ == "__main__":

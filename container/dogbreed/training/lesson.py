@@ -45,7 +45,7 @@ from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.features import FeatureBatches, FeatureStore
 from dogbreed.training.frozen import FrozenPart
 from dogbreed.training.images import ReducedImages
-from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper, Observer
+from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper
 from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.mixing import SmoothedCrossEntropyLoss, unmixed
 from dogbreed.training.optim import make_optimizer, make_schedule
@@ -84,13 +84,13 @@ class Lesson:
         loop: over images.
         spec: preprocessing of the images.
         hyperparameters: of the job.
-        watch: given the module that is about to learn and its criterion, returns those who watch it learn.
+        watch: told of the module that is about to learn and its criterion.
     """
 
     loop: Loop
     spec: PreprocessSpec
     hyperparameters: Hyperparameters
-    watch: Callable[[nn.Module, nn.Module], Sequence[Observer]] = lambda _model, _criterion: ()
+    watch: Callable[[nn.Module, nn.Module], object] = lambda _model, _criterion: None
 
     def teach(self, model: Classifier, splits: Splits, *, cache: Path, checkpoints: Path | None) -> Taught:
         """Trains what is trainable in ``model`` and leaves the best weights in it.
@@ -122,16 +122,15 @@ class Lesson:
             if head.ended_by == "stop signal":
                 return Taught(replace(head, weights=clone_weights(learning)), model, head.metrics)
 
-        watching = (*self.loop.observers, *self.watch(learning, self.loop.criterion))
-        lesson = replace(self, loop=replace(self.loop, observers=watching))
+        self.watch(learning, self.loop.criterion)
         if cut is None or stores is None:
             train, validation = self._images_of(splits, cache)
-            fit = lesson._fit(train, validation, keeper, kept, head)
+            fit = self._fit(train, validation, keeper, kept, head)
             self._advise(fit, len(splits.train))
         elif self._trainable == "head":
-            fit = lesson._on(cut)._fit_by_leader(stores, keeper, kept)
+            fit = self._on(cut)._fit_by_leader(stores, keeper, kept)
         else:
-            lesson = lesson._on(cut)
+            lesson = self._on(cut)
             fit = lesson._fit(*lesson._feed(stores), keeper, kept, head)
         learning.load_state_dict(fit.weights)
         if head is not None and not fit.best_epoch and fit.history:
@@ -160,7 +159,7 @@ class Lesson:
             samples,
             view,
             batch_size=batch_size,
-            workers=self._workers(len(samples)),
+            workers=self.workers(len(samples)),
             seed=self.hyperparameters.seed,
             shuffle=shuffle,
             pin=device.type == "cuda",
@@ -170,7 +169,8 @@ class Lesson:
             batches=batches,
         )
 
-    def _workers(self, samples: int) -> int:
+    def workers(self, samples: int) -> int:
+        """Loader threads for so many samples."""
         batch_size = self.hyperparameters.batch_size
         cpus = max(1, available_cpus() // self.loop.team.local_size)
         return choose_workers(
@@ -207,7 +207,7 @@ class Lesson:
         if counted:
             share = sum(result.waiting_share for result in counted) / len(counted)
             cpus = max(1, available_cpus() // self.loop.team.local_size)
-            advice = advise_workers(share, cpus, self._workers(samples))
+            advice = advise_workers(share, cpus, self.workers(samples))
             if advice:
                 logger.info("%s", advice)
 
@@ -268,6 +268,8 @@ class Lesson:
             mix=unmixed,
             clip_norm=0.0,
             accumulate=1,
+            # A head has no convolutions, which are what gains by less precision on a CPU.
+            compute=compute.choose("auto" if self.loop.compute.device.type == "cuda" else "fp32"),
         )
         lesson = replace(self, hyperparameters=recipe, loop=loop)._on(above)
         fit = lesson._fit_by_leader(found, None, None)

@@ -108,6 +108,9 @@ class Observer(Protocol):
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         """A pass over a split begins; epoch, or for features the view, counts from 1."""
 
+    def on_part(self, part: str) -> None:
+        """A part of the batch in hand is done: data, copy, forward, backward, optimizer or checkpoint."""
+
     def on_batch(self, phase: Phase) -> None:
         """A batch is done."""
 
@@ -259,8 +262,17 @@ class Loop:
             ended_by=ended_by or ("epochs" if state.epoch > epochs else "early stopping"),
         )
 
-    def evaluate(self, batches: Batches, phase: Phase, epoch: int) -> PassMetrics | None:
-        """One pass without learning, with a confusion matrix; None when it was cut short by a stop signal."""
+    def evaluate(
+        self, batches: Batches, phase: Phase, epoch: int, hear: Callable[[Tensor, Tensor], object] = lambda *_: None
+    ) -> PassMetrics | None:
+        """One pass without learning, with a confusion matrix; None when it was cut short by a stop signal.
+
+        Args:
+            batches: of the split.
+            phase: of the pass.
+            epoch: from 1.
+            hear: told of every batch's logits [N, K] and indices [N].
+        """
         self.model.eval()
         self.criterion.eval()
         metrics = PassMetrics(self.compute.device, self.classes)
@@ -268,6 +280,7 @@ class Loop:
         self._tell_start(phase, epoch, len(batches))
         try:
             for batch in batches.epoch(epoch):
+                self._tell_part("data")
                 stopped = self.stop_requested()
                 if stopped:
                     break
@@ -278,6 +291,8 @@ class Loop:
                         logits = self.model(inputs)
                         loss = self.criterion(logits, indices)
                     metrics.add(loss, logits, indices)
+                    hear(logits, indices)
+                    self._tell_part("forward")
                 self._tell_batch(phase)
         finally:
             self._tell_end(phase)
@@ -299,6 +314,7 @@ class Loop:
         self._tell_start(Phase.FEATURES, view + 1, len(batches))
         try:
             for batch in batches.epoch(view):
+                self._tell_part("data")
                 if self.stop_requested():
                     return
                 received = self._receive(batch)
@@ -325,6 +341,7 @@ class Loop:
                 waited_s += time.perf_counter() - asked
                 if batch is None:
                     return _Pass(samples, waited_s)
+                self._tell_part("data")
                 # One small sum for all that the processes must do alike: a step that one of them left out would make
                 # the others wait in it for ever.
                 count = len(batch.indices)
@@ -340,6 +357,7 @@ class Loop:
                 if due:
                     state.learnt.collect(self.team)
                     keeper.keep(state)
+                    self._tell_part("checkpoint")
                 self._tell_batch(Phase.TRAIN)
         finally:
             self._tell_end(Phase.TRAIN)
@@ -351,15 +369,18 @@ class Loop:
         for number, part in enumerate(parts, 1):
             inputs, indices = self._move(part)
             inputs, targets = self.mix(inputs, indices)
+            self._tell_part("copy")
             # Gradients travel between processes once per step, with its last part.
             with contextlib.nullcontext() if number == len(parts) else self.team.unsynchronised(learner):
                 with self.compute.autocast():
                     logits = learner(inputs)
                     loss = self.criterion(logits, targets)
+                self._tell_part("forward")
                 # Gradients are averaged over processes, which may have unequal shares: the weights make the average
                 # that of all samples.
                 weight = len(indices) * self.team.size / samples
                 state.scaler.scale(loss if weight == 1 else loss * weight).backward()
+                self._tell_part("backward")
             state.learnt.add(loss, logits, indices)
         if self.clip_norm:
             state.scaler.unscale_(state.optimizer)
@@ -368,6 +389,7 @@ class Loop:
         state.scaler.update()
         state.schedule.step()
         state.averaging.update()
+        self._tell_part("optimizer")
         if state.batch % _CHECKED_STEPS == 0:
             _check_loss(state.learnt, state.epoch, float(state.schedule.get_last_lr()[0]))
 
@@ -388,6 +410,10 @@ class Loop:
     def _tell_start(self, phase: Phase, epoch: int, batches: int) -> None:
         for observer in self.observers:
             observer.on_pass_start(phase, epoch, batches)
+
+    def _tell_part(self, part: str) -> None:
+        for observer in self.observers:
+            observer.on_part(part)
 
     def _tell_batch(self, phase: Phase) -> None:
         for observer in self.observers:

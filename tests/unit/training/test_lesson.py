@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,8 @@ class Recorder:
 
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         self.passes.append((phase, batches))
+
+    def on_part(self, part: str) -> None: ...
 
     def on_batch(self, phase: Phase) -> None: ...
 
@@ -69,9 +70,8 @@ class Setup:
         self.lesson = Lesson(loop, SPEC, self.hyperparameters, self.watch)
         self.cache = cache
 
-    def watch(self, learning: nn.Module, criterion: nn.Module) -> Sequence[Recorder]:
+    def watch(self, learning: nn.Module, criterion: nn.Module) -> None:
         self.watched.append(learning)
-        return ()
 
     def teach(self) -> Taught:
         return self.lesson.teach(self.model, self.splits, cache=self.cache, checkpoints=None)

@@ -34,6 +34,9 @@ class Recorder:
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         self.told.append(f"{phase.value} {epoch}: {batches}")
 
+    def on_part(self, part: str) -> None:
+        pass
+
     def on_batch(self, phase: Phase) -> None:
         self.told.append(phase.value)
 

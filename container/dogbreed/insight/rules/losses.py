@@ -303,14 +303,6 @@ class Overtraining:
         return waited
 
 
-def evaluate_all(losses: Losses) -> tuple[Verdict, ...]:
-    """One verdict per rule that losses alone suffice for, with AWS's defaults, in the order of a report."""
-    from dogbreed.insight.rules.tensors import ExplodingTensor
-
-    rules = (ExplodingTensor(), LossNotDecreasing(), Overfit(), Overtraining())
-    return tuple(rule.judge(Evidence(losses=losses)) for rule in rules)
-
-
 def _finite(series: Series) -> Series:
     """Without NaN and infinity, which are `ExplodingTensor`'s to report."""
     return tuple(point for point in series if math.isfinite(point.value))

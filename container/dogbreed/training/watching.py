@@ -1,0 +1,185 @@
+"""What watches a job: introduces `insight`, which takes plain values, to the loop, which knows only observers.
+
+Only the leader's process watches. Nothing here ends a job but a rule that the user has named in `stop-on`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dogbreed.environment import TrainingEnvironment
+from dogbreed.hyperparameters import Hyperparameters
+from dogbreed.insight import report
+from dogbreed.insight.photos import WrongPhoto, wrong_photo
+from dogbreed.insight.report import EpochRecord, JobRecord
+from dogbreed.insight.rules.registry import default_rules, parse_names, parse_rules
+from dogbreed.insight.system import SystemSampler
+from dogbreed.insight.timeline import OperatorProfile, Timeline
+from dogbreed.insight.watch import Watch
+from dogbreed.training.data import Sample
+from dogbreed.training.loop import Phase
+from dogbreed.training.state import EpochResult
+
+logger = logging.getLogger(__name__)
+
+_THUMBNAILS = 12
+
+
+class Watching:
+    """An observer that tells `insight.Watch` of a job, and ends in a report.
+
+    Until `attach` it only hears of the frozen part's passes: what comes before the training is none of its steps.
+
+    Args:
+        environment: of the job.
+        hyperparameters: of the job.
+        device: that trains.
+        record: what is known before the training.
+
+    Raises:
+        HyperparameterError: `rules` or `stop-on` cannot be read.
+    """
+
+    def __init__(
+        self,
+        environment: TrainingEnvironment,
+        hyperparameters: Hyperparameters,
+        device: torch.device,
+        record: JobRecord,
+    ) -> None:
+        gpu = device.type == "cuda"
+        rules = (
+            parse_rules(hyperparameters.rules)
+            if hyperparameters.rules
+            else default_rules(pretrained=hyperparameters.pretrained, gpus=torch.cuda.device_count())
+        )
+        self._environment = environment
+        self._record = record
+        self._folder = environment.paths.output_data / "insight"
+        self._timeline = Timeline(event=partial(torch.cuda.Event, enable_timing=True) if gpu else None)
+        self._watch = Watch(
+            rules,
+            timeline=self._timeline,
+            sampler=SystemSampler(environment.paths.profile, node=environment.hosts.rank + 1),
+            operators=OperatorProfile(device=device.type),
+            stop_on=parse_names(hyperparameters.stop_on, rules),
+            labels=record.labels,
+        )
+        self._attached = False
+        self._epochs: list[EpochRecord] = []
+
+    @property
+    def asks_to_stop(self) -> bool:
+        """A rule that `stop-on` names has found an issue."""
+        return bool(self._watch.stopped_by)
+
+    @property
+    def stopped_by(self) -> str:
+        """That rule's name, or empty."""
+        return self._watch.stopped_by
+
+    def attach(self, learning: nn.Module, criterion: nn.Module) -> None:
+        """Begins to watch what learns, before its first forward pass."""
+        self._attached = True
+        paths = self._environment.paths
+        self._watch.attach(learning, criterion, folder=paths.tensors, config=self._environment.hook_config)
+
+    def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
+        """Begins a pass of the timeline, and the hook's mode."""
+        if self._hears(phase):
+            self._watch.start_pass(phase.value)
+
+    def on_part(self, part: str) -> None:
+        """Marks the time that a part of a step took."""
+        if self._attached:
+            self._timeline.mark(part)
+
+    def on_batch(self, phase: Phase) -> None:
+        """Ends a step."""
+        if self._hears(phase):
+            self._watch.step(phase.value)
+
+    def on_pass_end(self, phase: Phase) -> None:
+        """Ends a pass."""
+        if self._hears(phase):
+            self._watch.end_pass()
+
+    def on_epoch_end(self, result: EpochResult) -> None:
+        """Keeps the record as it is now, from which an interrupted job gets its page."""
+        self._epochs.append(EpochRecord(result.epoch, result.metrics, result.learning_rate, result.seconds))
+        self._record = replace(self._record, epochs=tuple(self._epochs), ended=datetime.now(UTC))
+        try:
+            report.write_record(self._record, self._folder)
+        except OSError as error:
+            logger.warning("the record of the job cannot be written: %s", error)
+
+    def finish(self, **known: object) -> None:
+        """Judges for the last time and writes the report; ``known`` are further fields of its `JobRecord`."""
+        findings = self._watch.finish(self._folder)
+        record = replace(
+            self._record,
+            ended=datetime.now(UTC),
+            verdicts=findings.verdicts,
+            profile=findings.profile,
+            **known,  # type: ignore[arg-type]
+        )
+        try:
+            page = report.write(record, self._folder)
+        except OSError as error:
+            logger.warning("the report cannot be written: %s", error)
+            return
+        for line in report.summary(record, page).splitlines():
+            logger.info("%s", line)
+
+    def _hears(self, phase: Phase) -> bool:
+        return self._attached or phase is Phase.FEATURES
+
+
+class WrongAnswers:
+    """Remembers the samples of a pass in order that were answered wrong with the greatest confidence."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._found: list[tuple[float, int, int]] = []
+
+    def hear(self, logits_NK: Tensor, indices_N: Tensor) -> None:
+        """A batch's logits [N, K] and class indices int64 [N]."""
+        confidences, answers = logits_NK.float().softmax(dim=1).max(dim=1)
+        wrong = (answers != indices_N).nonzero().flatten().tolist()
+        self._found += [(float(confidences[row]), self._seen + row, int(answers[row])) for row in wrong]
+        self._found = sorted(self._found, reverse=True)[:_THUMBNAILS]
+        self._seen += len(indices_N)
+
+    def photos(
+        self, samples: Sequence[Sample], corrupt: Sequence[str], labels: Sequence[str]
+    ) -> tuple[WrongPhoto, ...]:
+        """Thumbnails, the most confident first.
+
+        Args:
+            samples: of the pass, in its order.
+            corrupt: paths with reasons; they were not in any batch.
+            labels: class names.
+        """
+        unreadable = {problem.split(" (")[0] for problem in corrupt}
+        seen = [sample for sample in samples if str(sample.path) not in unreadable]
+        if len(seen) != self._seen:
+            return ()
+        return tuple(
+            wrong_photo(
+                Path(seen[position].path),
+                true=labels[seen[position].index],
+                predicted=labels[answer],
+                confidence=confidence,
+            )
+            for confidence, position, answer in self._found
+            if not math.isnan(confidence)
+        )
