@@ -341,7 +341,9 @@ def test_the_table_has_a_row_for_each():
     rows = table.splitlines()
     assert [row.split("|")[1].strip() for row in rows[2:]] == [f"`{name}`" for name in NAMES]
     assert {row.count("|") for row in rows} == {6}
-    assert "| `lr` | `0.001` | a number from 1e-07 to 10 | 0.0001 to 0.1, log | Peak learning rate. |" in rows
+    assert any(
+        row.startswith("| `lr` | `0.001` | a number from 1e-07 to 10 | 0.0001 to 0.1, log | Peak") for row in rows
+    )
     assert any(row.startswith("| `pretrained` | `true` | true or false |") for row in rows)
 
 

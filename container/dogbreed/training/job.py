@@ -321,7 +321,7 @@ def _cost(environment: TrainingEnvironment, duration: timedelta) -> str:
     """What the job took, in the unit that is billed where the instance type is known."""
     seconds, hosts = duration.total_seconds(), environment.hosts
     took = f"{seconds:.0f} s on {len(hosts.all)} host{'s' if len(hosts.all) > 1 else ''}"
-    if hosts.instance_type is None:
+    if not (hosts.instance_type or "").startswith("ml."):  # local mode names its kinds `local`
         return took
     return f"{took}: {seconds * len(hosts.all) / 3600:.3f} instance hours of {hosts.instance_type}"
 

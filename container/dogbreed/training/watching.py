@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from dogbreed.insight.report import EpochRecord, JobRecord
 from dogbreed.insight.rules.registry import default_rules, parse_names, parse_rules
 from dogbreed.insight.system import SystemSampler
 from dogbreed.insight.timeline import OperatorProfile, Timeline
+from dogbreed.insight.verdicts import Status
 from dogbreed.insight.watch import Watch
 from dogbreed.training.data import Sample
 from dogbreed.training.loop import Phase
@@ -137,8 +139,18 @@ class Watching:
         except OSError as error:
             logger.warning("the report cannot be written: %s", error)
             return
-        for line in report.summary(record, page).splitlines():
-            logger.info("%s", line)
+        # Each verdict stood in the log when it was reached; here is what to do, and where all of them are.
+        for verdict in findings.verdicts:
+            if verdict.status is Status.ISSUES_FOUND and verdict.recommendation:
+                logger.info("%s: %s", verdict.rule, verdict.recommendation)
+        counts = Counter(verdict.status for verdict in findings.verdicts)
+        logger.info(
+            "%d rules found no issue, %d found one, %d had not enough data; report: %s",
+            counts[Status.NO_ISSUES_FOUND],
+            counts[Status.ISSUES_FOUND],
+            counts[Status.NOT_ENOUGH_DATA],
+            page,
+        )
 
     def _hears(self, phase: Phase) -> bool:
         return self._attached or phase is Phase.FEATURES
