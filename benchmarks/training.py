@@ -8,6 +8,9 @@ in its own process, with an empty cache. Both run as whole processes in turn, ro
 backbone, weights, batch size, epochs and number of loader processes; what counts is CPU time, their own and their
 children's. Random weights show the cost only; accuracy is compared where weights are given.
 
+With --last-stage it compares two jobs of ours instead, which teach the last stage and the head: one runs the whole
+network in every epoch (cache=false), one runs what is frozen once. Both compute in float32.
+
 Prints a table and writes the same figures to build/bench/training.json.
 """
 
@@ -27,6 +30,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "bench" / "training.json"
+LAST_STAGE = {
+    name: {"trainable": "last_stage", "lr": "0.0001", "precision": "fp32", "head-epochs": "0", "cache": cache}
+    for name, cache in (("last stage, every epoch", "false"), ("last stage, stored", "true"))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--views", nargs="*", default=["none", "flip"], help="augment of ours: none is K=1, flip K=2")
+    parser.add_argument("--last-stage", action="store_true", help="compare jobs that teach the last stage")
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
@@ -67,13 +75,15 @@ def main() -> int:
     weights = dict(pair.split("=", 1) for pair in chosen.weights)
     rows = []
     for model in [*weights, *chosen.models]:
-        runs: dict[str, list[Run]] = {"plain": [], **{f"ours, {view}": [] for view in chosen.views}}
+        names = ["plain", *(f"ours, {view}" for view in chosen.views)]
+        runs: dict[str, list[Run]] = {name: [] for name in (LAST_STAGE if chosen.last_stage else names)}
         for seed in range(chosen.rounds):
             for name, done in runs.items():
                 file = Path(weights[model]).resolve() if model in weights else None
                 done.append(run(name, model, file, seed, chosen))
                 print(f"{model} {name} round {seed + 1}: {done[-1]}", file=sys.stderr)
-        rows += [describe(model, name, done, runs["plain"], real=model in weights) for name, done in runs.items()]
+        first = next(iter(runs.values()))
+        rows += [describe(model, name, done, first, real=model in weights) for name, done in runs.items()]
     print_table(rows, chosen)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(
@@ -96,9 +106,9 @@ def run(name: str, model: str, file: Path | None, seed: int, chosen: argparse.Na
                 "pretrained": str(bool(file)).lower(),
                 "epochs": str(chosen.epochs),
                 "batch-size": str(chosen.batch_size),
-                "augment": name.removeprefix("ours, "),
                 "seed": str(seed),
                 "patience": "0",
+                **(LAST_STAGE[name] if name in LAST_STAGE else {"augment": name.removeprefix("ours, ")}),
             }
             ml = lay_out(Path(scratch), file, settings, chosen.data)
             environ |= {"SAGEMAKER_BASE_DIR": str(ml), "DOGBREED_CACHE_DIR": f"{scratch}/cache"}
