@@ -81,7 +81,7 @@ def main() -> int:
     else:
         team.close()
         return 0
-    # In this order: the others may read the words only when this process is gone, and then their own reason comes late.
+    # While this process still lives: the others notice when it is gone, and then ask for its last words.
     write_failure(paths, reason)
     team.say_last_words(reason)
     return 1
