@@ -427,6 +427,15 @@ def declarations() -> tuple[Declaration, ...]:
     )
 
 
+def declared(name: str) -> Declaration:
+    """The declaration of a name, with hyphens or underscores; raises HyperparameterError where there is none."""
+    known = declarations()
+    for declaration in known:
+        if _canonical(declaration.name) == _canonical(name):
+            return declaration
+    raise HyperparameterError(f"hyperparameter {_unknown(name, [one.name for one in known])}")
+
+
 def markdown_table() -> str:
     """The README's table, one row per hyperparameter; `python -m dogbreed.hyperparameters` prints it.
 

@@ -58,6 +58,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    """A whole number, at least 0."""
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 999999999")
+    return int(text)
+
+
 def pair(text: str) -> tuple[str, str]:
     """`name=value`; the value may hold further equals signs and may be empty."""
     name, equals, value = text.partition("=")

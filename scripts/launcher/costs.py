@@ -129,7 +129,7 @@ def _tuning_job(job: Mapping[str, Any]) -> Running:
         job["HyperParameterTuningJobStatus"],
         "its training jobs",
         when(job["CreationTime"]),
-        f"aws sagemaker stop-hyper-parameter-tuning-job --hyper-parameter-tuning-job-name {name}",
+        f"launch.py stop {name}",
     )
 
 

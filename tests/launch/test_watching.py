@@ -245,7 +245,7 @@ def test_status_of_an_endpoint(launch, mock_aws):
 def test_status_of_what_does_not_exist(launch, mock_aws):
     ended = launch("status", "nobody")
     assert ended.code == 1
-    assert "nobody is neither a training job nor an endpoint in eu-west-1" in ended.err
+    assert "nobody is no training job, tuning job or endpoint in eu-west-1" in ended.err
 
 
 def test_how_long_jobs_took(launch):

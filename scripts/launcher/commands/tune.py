@@ -1,0 +1,218 @@
+r"""Search for good hyperparameters with SageMaker's tuner, and follow it until it has ended.
+
+    launch.py tune --data s3://bucket/dogbreed/data/dogs/ --weights s3://bucket/w/ --trials 20 --parallel 2 --spot \
+        --range lr=0.001:0.1:log --choice model=resnet18,resnet34 --choice batch-size=128,256 --hp epochs=10
+
+Every trial is a training job of its own on this image. What --search, --range and --choice name is searched and
+nothing else; without them, every hyperparameter that the README's table gives a range, but for the model, which takes
+weights of every network. --space takes the space of an earlier project. --hp fixes a value for all trials. All of it is
+checked here, before anything is started.
+
+At the end, stdout has the table of the trials, the best first, and as its last line the file with the best
+hyperparameters, which `launch.py train --from-best FILE` reads; `--from-best JOB` asks the tuning job itself. Ctrl-C
+stops the watching, not the search: `launch.py tune --follow NAME` goes on with it, `launch.py stop NAME` ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.launcher import arguments as types
+from scripts.launcher import following, jobs
+from scripts.launcher import settings as settings_module
+from scripts.launcher.context import Context
+from scripts.launcher.errors import ServiceError
+from scripts.launcher.plan import Call
+from scripts.launcher.search import space as spaces
+from scripts.launcher.search import trials, tuning
+from scripts.launcher.search.space import Space
+from scripts.launcher.settings import Settings
+
+_PARALLEL = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    search = parser.add_argument_group("what is searched")
+    search.add_argument(
+        "--search",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="hyperparameters with the ranges that the README gives them",
+    )
+    search.add_argument(
+        "--range",
+        type=types.pair,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=LOW:HIGH[:log]",
+        help="numbers between two, both included, as lr=0.001:0.1:log",
+    )
+    search.add_argument(
+        "--choice",
+        type=types.pair,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=A,B,...",
+        help="one of some values, as model=resnet18,resnet34",
+    )
+    search.add_argument(
+        "--space",
+        choices=tuple(spaces.PRESETS),
+        help="the space of an earlier project, with the preset of that name; the options above change it",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--strategy", choices=tuning.STRATEGIES, default="Bayesian", help="default %(default)s")
+    how.add_argument(
+        "--objective",
+        default="validation_accuracy",
+        metavar="METRIC",
+        help="an accuracy is maximised, a loss minimised; default %(default)s",
+    )
+    how.add_argument(
+        "--trials", type=types.positive, metavar="N", help="jobs at most; default 20, with Grid every combination"
+    )
+    how.add_argument(
+        "--parallel", type=types.positive, default=_PARALLEL, metavar="N", help="jobs at a time; default %(default)s"
+    )
+    how.add_argument(
+        "--early-stopping",
+        choices=("auto", "off"),
+        help="end trials that fall behind; default auto, off with Hyperband, which does so itself",
+    )
+    how.add_argument("--stop-after", type=types.duration, metavar="TIME", help="end the whole search then")
+    how.add_argument(
+        "--warm-start", nargs="+", type=types.job_name, default=[], metavar="JOB", help="learn from earlier tuning jobs"
+    )
+    how.add_argument(
+        "--warm-start-type",
+        choices=tuning.WARM_STARTS,
+        default=tuning.WARM_STARTS[0],
+        help="whether data and image are those of the earlier jobs; default %(default)s",
+    )
+    how.add_argument("--seed", type=types.seed, metavar="N", help="of the tuner's draws")
+    jobs.add_data_arguments(parser)
+    jobs.add_machine_arguments(parser)
+    jobs.add_security_arguments(parser)
+    other = parser.add_argument_group("other")
+    other.add_argument("--name", type=types.job_name, help="of the search; default dogbreed and the UTC time")
+    other.add_argument("--follow", type=types.job_name, metavar="NAME", help="go on watching a search; start nothing")
+    other.add_argument(
+        "--output", type=Path, metavar="FILE", help=f"for the best hyperparameters; default {trials.FOLDER}/NAME.json"
+    )
+    other.add_argument("--tags", type=types.pair, nargs="+", default=[], metavar="KEY=VALUE", help="for the bill")
+    other.add_argument("--no-wait", action="store_true", help="start the search, print its name and return")
+    settings_module.add_arguments(parser, "role", "bucket", "prefix", "image")
+    # The shared parts ask; a search on this machine is no part of this command's account side.
+    parser.set_defaults(local=False)
+
+
+def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
+    """One CreateHyperParameterTuningJob; the description alone to follow one."""
+    if arguments.follow:
+        return [tuning.describe(arguments.follow)]
+    name = tuning.checked_name(arguments.name or settings.unique_name("dogbreed"))
+    objective = trials.objective(arguments.objective)
+    space = _space(arguments)
+    checkpoints = f"{settings.s3_uri('jobs')}/{name}/checkpoints" if arguments.spot else None
+    parameters: dict[str, Any] = {
+        "HyperParameterTuningJobName": name,
+        "HyperParameterTuningJobConfig": tuning.configuration(
+            space,
+            objective,
+            strategy=arguments.strategy,
+            trials=arguments.trials,
+            parallel=arguments.parallel,
+            early_stopping=arguments.early_stopping,
+            seconds=arguments.stop_after,
+        ),
+        "TrainingJobDefinition": {
+            "StaticHyperParameters": tuning.static(space, objective),
+            **jobs.definition(arguments, settings, checkpoints),
+        },
+    }
+    if arguments.seed is not None:
+        parameters["HyperParameterTuningJobConfig"]["RandomSeed"] = arguments.seed
+    if arguments.warm_start:
+        parameters["WarmStartConfig"] = tuning.warm_start(
+            arguments.warm_start, arguments.warm_start_type, arguments.strategy
+        )
+    if arguments.tags:
+        parameters["Tags"] = types.tags(arguments.tags)
+    return [Call("sagemaker", "CreateHyperParameterTuningJob", parameters)]
+
+
+def run(calls: Sequence[Call], context: Context) -> int:
+    """Starts the search, or goes on with one; follows it and prints its trials and its best."""
+    (call,) = calls
+    name = call.parameters["HyperParameterTuningJobName"]
+    if not context.arguments.follow:
+        context.say(_cost_line(call.parameters))
+        context.aws.call(call)
+        if context.arguments.no_wait:
+            context.say(f"started; `launch.py tune --follow {name}` watches it, `launch.py stop {name}` ends it")
+            print(name)
+            return 0
+        context.say(f"started {name}; Ctrl-C leaves it running")
+    try:
+        description, found = tuning.follow(context.aws, name, say=context.say, sleep=context.sleep)
+    except KeyboardInterrupt:
+        context.say(tuning.goes_on(name))
+        return following.INTERRUPTED
+    except ServiceError:
+        if not context.arguments.follow:
+            context.say(
+                f"{name} was started and may be running: `launch.py status {name}` tells, `launch.py stop {name}` ends "
+                f"it and its trials"
+            )
+        raise
+    return _finish(description, tuning.with_times(context.aws, found), context)
+
+
+def _finish(description: Mapping[str, Any], found: Sequence[trials.Trial], context: Context) -> int:
+    name, objective = description["HyperParameterTuningJobName"], tuning.objective_of(description)
+    for line in (*tuning.outcome(description), *trials.failures(found)):
+        context.say(line)
+    if found:
+        print(trials.as_table(found, objective))
+    tuning.raise_without_trials(description, found)
+    trials.raise_without_result(name, found, objective)
+    best = tuning.best_of(description, found)
+    file = context.arguments.output or trials.FOLDER / f"{name}.json"
+    trials.write(best, file)
+    context.say(trials.spoken(best))
+    context.say(f"`launch.py train --from-best {file}` trains with it")
+    print(file)
+    return 0
+
+
+def _space(arguments: argparse.Namespace) -> Space:
+    return spaces.make(
+        fixed=types.hyperparameters(arguments.hp),
+        preset=arguments.space,
+        names=arguments.search,
+        ranges=arguments.range,
+        choices=arguments.choice,
+    )
+
+
+def _cost_line(parameters: Mapping[str, Any]) -> str:
+    config, definition = parameters["HyperParameterTuningJobConfig"], parameters["TrainingJobDefinition"]
+    limits = config["ResourceLimits"]
+    count = limits.get("MaxNumberOfTrainingJobs") or tuning.combinations(config)
+    resources, seconds = definition["ResourceConfig"], definition["StoppingCondition"]["MaxRuntimeInSeconds"]
+    at_most = types.in_words(count * resources["InstanceCount"] * seconds)
+    line = (
+        f"{jobs.cost_line(definition)}, for each of at most {count} trials, {limits['MaxParallelTrainingJobs']} at a "
+        f"time: {at_most} of instances in all at most"
+    )
+    if "MaxRuntimeInSeconds" in limits:
+        line += f", and no longer than {types.in_words(limits['MaxRuntimeInSeconds'])}"
+    return line
