@@ -18,6 +18,8 @@ TAG ?= dogbreed:latest
 BACKBONES ?=
 WEIGHTS_DIR ?=
 TORCH_INDEX ?=
+TRIALS ?= 20
+TUNE_FLAGS ?=
 # For the engine: DOCKER_BUILD_FLAGS="--network host", DOCKER_RUN_FLAGS="--gpus all".
 DOCKER_BUILD_FLAGS ?=
 DOCKER_RUN_FLAGS ?=
@@ -39,7 +41,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help install demo train serve predict test lint fmt lock build push stack local-train local-serve \
+.PHONY: help install demo train tune serve predict test lint fmt lock build push stack local-train local-serve \
   test-image bench-training bench-loader clean
 
 help: ## Print this
@@ -48,6 +50,7 @@ help: ## Print this
 	@echo '  DATA     folder with train, valid and test, or with one folder per class'
 	@echo '  WEIGHTS  state-dict file of the backbone'
 	@echo '  HP       hyperparameters, "model=resnet18 lr=0.01"'
+	@echo '  TRIALS   of tune: $(TRIALS)'
 	@echo '  ML       stands for /opt/ml: $(ML)'
 	@echo '  PORT     of the server: $(PORT)'
 	@echo '  IMAGE    photo for predict'
@@ -82,6 +85,13 @@ RESULTS = ls '$(ML)/model/bundle.json' '$(ML)/output/data/insight/report.html' 2
 train: $(INSTALLED) ## Train on DATA (WEIGHTS, HP); the bundle is in ML/model
 	@local_test/train_local.sh process
 	@$(RESULTS)
+
+# The same command again goes on with a search that was ended; NAME is another one.
+NAME ?= tune
+tune: $(INSTALLED) ## Search hyperparameters on DATA (WEIGHTS, HP, TRIALS, NAME, TUNE_FLAGS); ends with the best of them
+	@[[ -n "$$DATA" ]] || { echo "name the photos: make tune DATA=folder/with/train/valid/test" >&2; exit 1; }
+	@$(BIN)/python scripts/launch.py tune --local --data "$$DATA" --trials $(TRIALS) --name '$(NAME)' \
+	  $(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(HP),--hp $$HP) $(TUNE_FLAGS)
 
 serve: $(INSTALLED) ## Serve ML/model on 127.0.0.1:PORT
 	@local_test/serve_local.sh process

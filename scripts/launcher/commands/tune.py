@@ -11,27 +11,41 @@ checked here, before anything is started.
 At the end, stdout has the table of the trials, the best first, and as its last line the file with the best
 hyperparameters, which `launch.py train --from-best FILE` reads; `--from-best JOB` asks the tuning job itself. Ctrl-C
 stops the watching, not the search: `launch.py tune --follow NAME` goes on with it, `launch.py stop NAME` ends it.
+
+--local searches on this machine instead, with Optuna; no account, network or Docker is needed. --data is a folder and
+--weights a file; a trial is a process that trains as in the image, and all trials share what is computed once:
+
+    launch.py tune --local --data photos --weights resnet18.pth --hp model=resnet18 --trials 20 --name dogs
+
+The study is in build/tuning/NAME. Ctrl-C keeps what is done; the same command goes on with it, and a larger --trials
+adds to it.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from scripts.launcher import arguments as types
 from scripts.launcher import following, jobs
 from scripts.launcher import settings as settings_module
 from scripts.launcher.context import Context
 from scripts.launcher.errors import ServiceError
+from scripts.launcher.local import folders
 from scripts.launcher.plan import Call
+from scripts.launcher.search import local, process, trials, tuning
 from scripts.launcher.search import space as spaces
-from scripts.launcher.search import trials, tuning
 from scripts.launcher.search.space import Space
 from scripts.launcher.settings import Settings
 
 _PARALLEL = 2
+# What can be computed again; the same folder as `make train`.
+_CACHE = Path("build", "cache", "features")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,9 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--trials", type=types.positive, metavar="N", help="jobs at most; default 20, with Grid every combination"
     )
-    how.add_argument(
-        "--parallel", type=types.positive, default=_PARALLEL, metavar="N", help="jobs at a time; default %(default)s"
-    )
+    how.add_argument("--parallel", type=types.positive, metavar="N", help="jobs at a time; default 2, with --local one")
     how.add_argument(
         "--early-stopping",
         choices=("auto", "off"),
@@ -102,6 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     jobs.add_machine_arguments(parser)
     jobs.add_security_arguments(parser)
     other = parser.add_argument_group("other")
+    how.add_argument("--local", action="store_true", help="on this machine, as processes")
     other.add_argument("--name", type=types.job_name, help="of the search; default dogbreed and the UTC time")
     other.add_argument("--follow", type=types.job_name, metavar="NAME", help="go on watching a search; start nothing")
     other.add_argument(
@@ -110,14 +123,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     other.add_argument("--tags", type=types.pair, nargs="+", default=[], metavar="KEY=VALUE", help="for the bill")
     other.add_argument("--no-wait", action="store_true", help="start the search, print its name and return")
     settings_module.add_arguments(parser, "role", "bucket", "prefix", "image")
-    # The shared parts ask; a search on this machine is no part of this command's account side.
-    parser.set_defaults(local=False)
+
+
+def needs_region(arguments: argparse.Namespace) -> bool:
+    """Whether the command talks to AWS at all."""
+    return not arguments.local
 
 
 def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     """One CreateHyperParameterTuningJob; the description alone to follow one."""
     if arguments.follow:
         return [tuning.describe(arguments.follow)]
+    if arguments.local:
+        return [_local_plan(arguments, settings)]
     name = tuning.checked_name(arguments.name or settings.unique_name("dogbreed"))
     objective = trials.objective(arguments.objective)
     space = _space(arguments)
@@ -129,7 +147,7 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
             objective,
             strategy=arguments.strategy,
             trials=arguments.trials,
-            parallel=arguments.parallel,
+            parallel=arguments.parallel or _PARALLEL,
             early_stopping=arguments.early_stopping,
             seconds=arguments.stop_after,
         ),
@@ -152,6 +170,8 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
 def run(calls: Sequence[Call], context: Context) -> int:
     """Starts the search, or goes on with one; follows it and prints its trials and its best."""
     (call,) = calls
+    if context.arguments.local:
+        return _run_here(call, context)
     name = call.parameters["HyperParameterTuningJobName"]
     if not context.arguments.follow:
         context.say(_cost_line(call.parameters))
@@ -191,6 +211,86 @@ def _finish(description: Mapping[str, Any], found: Sequence[trials.Trial], conte
     context.say(f"`launch.py train --from-best {file}` trains with it")
     print(file)
     return 0
+
+
+def _local_plan(arguments: argparse.Namespace, settings: Settings) -> Call:
+    """What a local search is given; no request, for nobody is asked."""
+    folders.refuse(
+        jobs.account_only(arguments)
+        | {
+            "--instance-type": arguments.instance_type,
+            "--instance-count": arguments.instance_count != 1,
+            "--max-run": arguments.max_run,
+            "--stop-after": arguments.stop_after,
+            "--warm-start": arguments.warm_start,
+            "--channel": arguments.channel,
+        }
+    )
+    objective, space = trials.objective(arguments.objective), _space(arguments)
+    # The strategies and what goes with them are SageMaker's, and refused alike.
+    config = tuning.configuration(
+        space,
+        objective,
+        strategy=arguments.strategy,
+        trials=arguments.trials,
+        parallel=arguments.parallel or 1,
+        early_stopping=arguments.early_stopping,
+        seconds=None,
+    )
+    most = space.combinations or tuning.MOST_RANDOM_TRIALS
+    count = min(config["ResourceLimits"].get("MaxNumberOfTrainingJobs", most), most)
+    ((_, _, data), *rest) = jobs.given_channels(arguments)
+    for argument, text in (("--data", data), *((one, file) for one, _, file in rest)):
+        folders.given_uri(argument, text)
+    parameters = {
+        "Name": arguments.name or settings.unique_name("dogbreed"),
+        "Strategy": arguments.strategy,
+        "Objective": objective.metric,
+        "Trials": count,
+        "Parallel": arguments.parallel or 1,
+        "EarlyStopping": config["TrainingJobEarlyStoppingType"],
+        "Data": data,
+        "Weights": arguments.weights,
+        "Seed": arguments.seed or 0,
+        "Searched": {name: str(one) for name, one in space.ranges.items()},
+        "Fixed": tuning.static(space, objective),
+    }
+    return Call("local", "Search", parameters)
+
+
+def _run_here(call: Call, context: Context) -> int:
+    given, arguments = call.parameters, context.arguments
+    name, objective = given["Name"], trials.objective(given["Objective"])
+    plan = local.Plan(
+        name=name,
+        folder=trials.FOLDER / name,
+        space=Space(_space(arguments).ranges, given["Fixed"]),
+        objective=objective,
+        strategy=given["Strategy"],
+        prune=given["EarlyStopping"] == "Auto",
+        trials=given["Trials"],
+        parallel=given["Parallel"],
+        seed=given["Seed"],
+        job=process.Job(Path(given["Data"]), Path(given["Weights"]) if given["Weights"] else None, _CACHE),
+    )
+    search = local.Search(plan, lambda line: tqdm.write(line, file=sys.stderr))
+    search.run(context.sleep)
+    found, best = search.trials(), search.best()
+    if found:
+        print(trials.as_table(found, objective))
+    again = f"the same command with --name {name} goes on with it"
+    if search.interrupted:
+        context.say(f"interrupted after {len(found)} of {plan.trials} trials, which are kept; {again}")
+    if best is None and search.interrupted:
+        return following.INTERRUPTED
+    trials.raise_without_result(name, found, objective)
+    if best is not None:
+        file = arguments.output or trials.FOLDER / f"{name}.json"
+        trials.write(best, file)
+        context.say(trials.spoken(best))
+        context.say(f"its model is in {search.model(best)}; `launch.py train --from-best {file}` trains with it anew")
+        print(file)
+    return following.INTERRUPTED if search.interrupted else 0
 
 
 def _space(arguments: argparse.Namespace) -> Space:

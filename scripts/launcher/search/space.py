@@ -139,6 +139,14 @@ def is_whole(name: str) -> bool:
     return declared(name).type is int
 
 
+def most_epochs(space: Space) -> int:
+    """Epochs of the longest trial."""
+    searched = space.ranges.get("epochs")
+    if searched is None:
+        return Hyperparameters.parse(space.fixed).epochs
+    return int(max((float(one) for one in searched.choices), default=searched.high or 0))
+
+
 def grid(space: Space) -> Iterator[dict[str, str]]:
     """Every combination of a space of choices."""
     names = list(space.ranges)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from dogbreed.hyperparameters import Hyperparameters, declared
+from dogbreed.hyperparameters import declared
 from scripts.launcher.aws import Aws
 from scripts.launcher.errors import OutcomeError, ServiceError, SettingError
 from scripts.launcher.plan import Call
 from scripts.launcher.search import trials as results
-from scripts.launcher.search.space import Space, is_whole, text
+from scripts.launcher.search.space import Space, is_whole, most_epochs, text
 from scripts.launcher.search.trials import Best, Objective, Trial
 
 STRATEGIES = ("Bayesian", "Random", "Hyperband", "Grid")
@@ -29,7 +29,9 @@ LONGEST_NAME = 32
 """Characters of a tuning job's name."""
 
 _MOST_TRIALS = 750
-_MOST_RANDOM_TRIALS = 10_000
+MOST_RANDOM_TRIALS = 10_000
+"""With the strategy Random; with the others fewer."""
+
 _MOST_PARALLEL = 100
 _MOST_SEARCHED = 30
 _MOST_CHOICES = 30
@@ -85,7 +87,7 @@ def configuration(
         "TrainingJobEarlyStoppingType": _early_stopping(strategy, objective, early_stopping),
     }
     if strategy == "Hyperband":
-        epochs = _most_epochs(space)
+        epochs = most_epochs(space)
         if epochs < _FIRST_RUNG:
             raise SettingError(f"Hyperband needs epochs to stop between; epochs={epochs} leaves none, give 2 or more")
         resources = {"MinResource": min(_FIRST_RUNG, epochs - 1), "MaxResource": epochs}
@@ -333,7 +335,7 @@ def _count(space: Space, strategy: str, trials: int | None) -> int:
             raise SettingError(f"--trials {trials}: Grid tries all {combinations} combinations; leave it out")
         trials = combinations
     count = 20 if trials is None else trials
-    most = _MOST_RANDOM_TRIALS if strategy == "Random" else _MOST_TRIALS
+    most = MOST_RANDOM_TRIALS if strategy == "Random" else _MOST_TRIALS
     if count > most:
         raise SettingError(f"{count} trials: SageMaker takes {most} at most with {strategy}")
     return count
@@ -355,10 +357,3 @@ def _early_stopping(strategy: str, objective: Objective, asked: str | None) -> s
             f"give an objective of the validation images"
         )
     return "Off" if asked == "off" or once else "Auto"
-
-
-def _most_epochs(space: Space) -> int:
-    searched = space.ranges.get("epochs")
-    if searched is None:
-        return Hyperparameters.parse(space.fixed).epochs
-    return int(max((float(one) for one in searched.choices), default=searched.high or 0))

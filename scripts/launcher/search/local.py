@@ -1,0 +1,347 @@
+"""A search on this machine: Optuna picks, `process` trains, and what is done is kept in SQLite.
+
+The space, the objective and the regexes are those of SageMaker's tuner; a trial that falls behind gets SIGTERM, as it
+would there. A search that was ended, by Ctrl-C or otherwise, goes on with what it had: a trial that had not ended is
+tried again, one that had is not. Everything happens in one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from dogbreed.hyperparameters import Hyperparameters, SearchRange
+from scripts.launcher.errors import SettingError
+from scripts.launcher.search import space as spaces
+from scripts.launcher.search.process import Job, TrialProcess, forget_model
+from scripts.launcher.search.space import Space, is_whole, most_epochs, text
+from scripts.launcher.search.trials import Best, Objective, Trial, ranked
+
+if TYPE_CHECKING:
+    import optuna
+
+_POLL_S = 0.2
+# Before two epochs there is nothing to compare, and with fewer trials no median.
+_FIRST_RUNG = 2
+_STARTUP_TRIALS = 5
+_HYPERBAND_FACTOR = 3
+# Draws that repeat a finished trial, in a row, after which a space counts as explored.
+_MOST_REPEATS = 100
+
+_PLAN = "plan"
+_REASON = "reason"
+_VALUE = "value"
+# Only a trial that has ended has it: one that was interrupted or repeats another does not count.
+_SECONDS = "seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is searched, and how.
+
+    Attributes:
+        name: of the search.
+        folder: of its study and trials.
+        space: what is searched.
+        objective: what it is judged by.
+        strategy: as SageMaker has them: Bayesian, Random, Hyperband or Grid.
+        prune: whether trials that fall behind are stopped.
+        trials: how many there are to be in all, those of earlier runs included.
+        parallel: trials at a time.
+        seed: of the draws.
+        job: data, weights and cache.
+    """
+
+    name: str
+    folder: Path
+    space: Space
+    objective: Objective
+    strategy: str
+    prune: bool
+    trials: int
+    parallel: int
+    seed: int
+    job: Job
+
+    def identity(self) -> str:
+        """What two runs of one search must agree in."""
+        ranges = {name: str(one) for name, one in self.space.ranges.items()}
+        fixed = dict(self.space.fixed)
+        places = [str(self.job.data.resolve()), str(self.job.weights.resolve()) if self.job.weights else ""]
+        return json.dumps([ranges, fixed, self.objective.metric, self.strategy, places], sort_keys=True)
+
+
+@dataclass
+class _Running:
+    """A trial that runs: as Optuna has it, and its process."""
+
+    trial: optuna.Trial
+    process: TrialProcess
+    stopped: bool = False
+
+
+@dataclass
+class Search:
+    """A study, and what of it is running.
+
+    Args:
+        plan: what to do.
+        say: takes one line.
+
+    Raises:
+        SettingError: Optuna is missing, or the folder holds another search.
+    """
+
+    plan: Plan
+    say: Callable[[str], None]
+    interrupted: bool = False
+    _running: dict[int, _Running] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._optuna = _library()
+        self.plan.folder.mkdir(parents=True, exist_ok=True)
+        self._study = self._open()
+        self._slots = _slots(self.plan.parallel)
+        # Where every trial has the same network, the first computes the features and the others wait for them.
+        self._features_known = "model" in self.plan.space.ranges
+
+    def run(self, sleep: Callable[[float], None]) -> None:
+        """Runs trials until there are as many as planned, or until Ctrl-C; then those that run are stopped."""
+        with tqdm(total=self.plan.trials, initial=self._done(), unit="trial", desc=self.plan.name, disable=None) as bar:
+            try:
+                while self._start():
+                    sleep(_POLL_S)
+                    self._look(bar)
+            except KeyboardInterrupt:
+                self.interrupted = True
+            finally:
+                self._stop()
+
+    def trials(self) -> list[Trial]:
+        """The trials that have ended, in the order of their start."""
+        return [self._trial(one) for one in self._finished()]
+
+    def best(self) -> Best | None:
+        """The best of them, or None where none has a value."""
+        best = ranked(self.trials(), self.plan.objective)
+        if not best or best[0].value is None:
+            return None
+        together = {**self.plan.space.fixed, **best[0].hyperparameters}
+        return Best(self.plan.name, best[0].name, self.plan.objective.metric, best[0].value, together)
+
+    def model(self, best: Best) -> Path:
+        """Folder of the best trial's bundle."""
+        return self.plan.folder / best.trial / "model"
+
+    def _open(self) -> optuna.Study:
+        plan, logging = self.plan, self._optuna.logging
+        logging.set_verbosity(logging.ERROR)
+        study: optuna.Study = self._optuna.create_study(
+            storage=f"sqlite:///{(plan.folder / 'study.db').resolve()}",
+            study_name=plan.name,
+            direction=plan.objective.goal.replace("ise", "ize"),
+            load_if_exists=True,
+        )
+        known = study.user_attrs.get(_PLAN)
+        if known is not None and known != plan.identity():
+            raise SettingError(
+                f"{plan.folder} holds a search of the same name with another space, objective, strategy or data; give "
+                f"another --name, or remove that folder"
+            )
+        study.set_user_attr(_PLAN, plan.identity())
+        self._resume(study)
+        # The draws of an earlier run must not come again.
+        seed = plan.seed + len(study.get_trials(deepcopy=False))
+        samplers = self._optuna.samplers
+        draws = samplers.TPESampler if plan.strategy in ("Bayesian", "Hyperband") else samplers.RandomSampler
+        study.sampler = draws(seed=seed)
+        study.pruner = self._pruner()
+        return study
+
+    def _resume(self, study: optuna.Study) -> None:
+        """Queues what had not ended; the first time, the defaults, or the whole grid."""
+        trials = study.get_trials(deepcopy=False)
+        for one in trials:
+            if one.state == self._optuna.trial.TrialState.RUNNING:
+                study.tell(one.number, state=self._optuna.trial.TrialState.FAIL)
+                study.enqueue_trial(one.params)
+        if not trials:
+            for params in self._first():
+                study.enqueue_trial(dict(params))
+
+    def _first(self) -> Sequence[Mapping[str, Any]]:
+        space = self.plan.space
+        if self.plan.strategy == "Grid":
+            return list(spaces.grid(space))
+        defaults = Hyperparameters.parse(space.fixed).as_dict()
+        inside = {name: defaults[name] for name, one in space.ranges.items() if _holds(one, defaults[name])}
+        return [{name: text(value) if space.ranges[name].choices else value for name, value in inside.items()}]
+
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        pruners, plan = self._optuna.pruners, self.plan
+        found: optuna.pruners.BasePruner = pruners.NopPruner()
+        if plan.strategy == "Hyperband":
+            epochs = most_epochs(plan.space)
+            found = pruners.HyperbandPruner(
+                min_resource=min(_FIRST_RUNG, epochs), max_resource=epochs, reduction_factor=_HYPERBAND_FACTOR
+            )
+        elif plan.prune:
+            found = pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS, n_warmup_steps=_FIRST_RUNG)
+        return found
+
+    def _start(self) -> bool:
+        """Starts as many trials as there is room for; False when nothing runs and nothing is left."""
+        while len(self._running) < self.plan.parallel and self._done() + len(self._running) < self.plan.trials:
+            if self._running and not self._features_known:
+                break
+            trial = self._next()
+            if trial is None:
+                break
+            slot = next(slot for slot in self._slots if slot not in self._running)
+            cores, device = self._slots[slot]
+            drawn = {name: text(value) for name, value in trial.params.items()}
+            hyperparameters = {**self.plan.space.fixed, **drawn}
+            process = TrialProcess(self.plan.job, self._folder(trial.number), hyperparameters, cores, device)
+            self._running[slot] = _Running(trial, process)
+        return bool(self._running)
+
+    def _next(self) -> optuna.Trial | None:
+        """A trial that no other repeats, or None when there is none left."""
+        tried = [one.params for one in self._study.get_trials(deepcopy=False) if _SECONDS in one.user_attrs]
+        tried += [one.trial.params for one in self._running.values()]
+        for _ in range(_MOST_REPEATS):
+            trial = self._study.ask()
+            self._suggest(trial)
+            if trial.params not in tried:
+                return trial
+            self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+            if self.plan.space.combinations is not None:
+                left = [params for params in spaces.grid(self.plan.space) if params not in tried]
+                if not left:
+                    return None
+                self._study.enqueue_trial(left[0])
+        return None
+
+    def _suggest(self, trial: optuna.Trial) -> None:
+        for name, one in self.plan.space.ranges.items():
+            if one.choices:
+                trial.suggest_categorical(name, [text(choice) for choice in one.choices])
+            elif one.low is not None and one.high is not None and is_whole(name):
+                trial.suggest_int(name, int(one.low), int(one.high), log=one.scale == "log")
+            elif one.low is not None and one.high is not None:
+                trial.suggest_float(name, one.low, one.high, log=one.scale == "log")
+
+    def _look(self, bar: tqdm[Any]) -> None:
+        """Reads what the trials have printed, stops those that fall behind, and keeps those that have ended."""
+        for slot, running in list(self._running.items()):
+            ended = running.process.ended
+            self._report(running)
+            if ended:
+                del self._running[slot]
+                self._features_known = True
+                self._keep(running)
+                best = self.best()
+                bar.update()
+                bar.set_postfix_str(f"best {best.metric}={best.value:.6g}" if best else "no result yet")
+
+    def _report(self, running: _Running) -> None:
+        for epoch, metrics in running.process.epochs():
+            self._features_known = True
+            value = metrics.get(self.plan.objective.metric)
+            if value is None or running.stopped:
+                continue
+            running.trial.report(value, step=epoch)
+            if running.trial.should_prune():
+                running.stopped = True
+                running.process.stop()
+
+    def _keep(self, running: _Running) -> None:
+        """Tells the study how a trial has ended, and forgets its model unless it is the best."""
+        states = self._optuna.trial.TrialState
+        trial, process = running.trial, running.process
+        value = process.metrics().get(self.plan.objective.metric)
+        before = self.best()
+        if value is not None:
+            trial.set_user_attr(_VALUE, value)
+        state = states.PRUNED if running.stopped else states.COMPLETE
+        if value is None or (process.code and not running.stopped):
+            state = states.FAIL
+            trial.set_user_attr(_REASON, process.reason())
+        trial.set_user_attr(_SECONDS, process.seconds)
+        self._study.tell(trial, value if state == states.COMPLETE else None, state=state)
+        kept = self._trial(self._study.get_trials(deepcopy=False)[trial.number])
+        best = self.best()
+        for other in {kept.name, *([before.trial] if before else [])} - {best.trial if best else ""}:
+            forget_model(self.plan.folder / other)
+        self.say(_line(kept, self.plan.objective))
+
+    def _stop(self) -> None:
+        """Ends what runs; the study has it as running, and the next run tries it again."""
+        for running in self._running.values():
+            running.process.stop()
+        for running in self._running.values():
+            running.process.wait()
+        self._running.clear()
+
+    def _done(self) -> int:
+        return len(self._finished())
+
+    def _finished(self) -> list[optuna.trial.FrozenTrial]:
+        trials = self._study.get_trials(deepcopy=False)
+        return [one for one in trials if _SECONDS in one.user_attrs and one.state.is_finished()]
+
+    def _trial(self, one: optuna.trial.FrozenTrial) -> Trial:
+        states = self._optuna.trial.TrialState
+        statuses = {states.COMPLETE: "Completed", states.PRUNED: "Stopped", states.FAIL: "Failed"}
+        attributes = one.user_attrs
+        return Trial(
+            self._folder(one.number).name,
+            statuses[one.state],
+            None if one.state == states.FAIL else attributes.get(_VALUE),
+            {name: text(value) for name, value in one.params.items()},
+            seconds=attributes.get(_SECONDS),
+            reason=attributes.get(_REASON, ""),
+        )
+
+    def _folder(self, number: int) -> Path:
+        return self.plan.folder / f"trial-{number:03d}"
+
+
+def _library() -> Any:  # noqa: ANN401  a module, which need not be installed
+    try:
+        import optuna
+    except ImportError as error:
+        raise SettingError("a local search needs Optuna: run `make install`") from error
+    return optuna
+
+
+def _holds(one: SearchRange, value: Any) -> bool:  # noqa: ANN401  whatever type the hyperparameter has
+    if one.choices:
+        return value in one.choices
+    return one.low is not None and one.high is not None and one.low <= value <= one.high
+
+
+def _slots(parallel: int) -> dict[int, tuple[list[int], str | None]]:
+    """Cores and GPU for each of the trials that run at a time."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    share = len(cores) // parallel
+    if not share:
+        raise SettingError(f"--parallel {parallel}: there are {len(cores)} cores for it; give at most {len(cores)}")
+    devices = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    return {
+        slot: (cores[slot * share : (slot + 1) * share], devices[slot % len(devices)] if devices else None)
+        for slot in range(parallel)
+    }
+
+
+def _line(trial: Trial, objective: Objective) -> str:
+    searched = " ".join(f"{name}={value}" for name, value in trial.hyperparameters.items())
+    if trial.status == "Failed":
+        return f"{trial.name} failed: {trial.reason} ({searched})"
+    return f"{trial.name} {trial.status} {objective.metric}={trial.value:.6g} ({searched})"

@@ -1,0 +1,289 @@
+"""`launch.py tune --local`: what is tried, what is kept when it ends early, and what goes on.
+
+Most trials here are a quick stand-in for `container/train`, which prints and leaves what a job does; the last test
+runs real ones, kills the search and starts it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.launch.conftest import REPOSITORY
+from tests.launch.scripted import Scripted
+
+from dogbreed.hyperparameters import SearchRange
+from scripts.launcher.errors import OutcomeError, SettingError
+from scripts.launcher.search import local, trials
+from scripts.launcher.search.process import Job
+from scripts.launcher.search.space import Space
+
+pytest.importorskip("optuna", reason="there is no optuna to search with")
+
+LR = {"lr": SearchRange(low=0.001, high=1.0, scale="log")}
+ACCURACY = trials.Objective("validation_accuracy", "maximise")
+
+# Accuracy is that of the distance to lr=0.03; it rises by the epoch, as a job's does. lr above 0.9 fails.
+TRAIN = """
+import json, os, signal, sys, time
+from pathlib import Path
+root = Path(os.environ["SAGEMAKER_BASE_DIR"])
+given = json.loads((root / "input/config/hyperparameters.json").read_text())
+lr = float(given["lr"])
+if lr > 0.9:
+    (root / "output/failure").write_text("AlgorithmError: the loss is not finite\\nand more")
+    sys.exit(1)
+best = max(0.0, 1 - abs(lr - 0.03))
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+for epoch in range(1, int(given.get("epochs", 3)) + 1):
+    print(f"epoch={epoch}; validation_accuracy={best * epoch / 10:.6g};", flush=True)
+    if stop:
+        break
+    time.sleep(float(given.get("gamma", 0)))
+(root / "model/bundle.json").write_text(json.dumps({"metrics": {"validation_accuracy": best}}))
+"""
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    """An interpreter that runs stage.py, and the stand-in for everything else."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    script = tmp_path / "python"
+    script.write_text(
+        f'#!/bin/sh\ncase $1 in *stage.py) exec {sys.executable} "$@";; esac\n'
+        f"exec {sys.executable} -S -E {tmp_path / 'train.py'}\n"
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return str(script)
+
+
+@pytest.fixture
+def make(tmp_path: Path, python: str) -> Any:
+    data = tmp_path / "data"
+    (data / "Beagle").mkdir(parents=True)
+
+    def make(count: int = 3, space: Space | None = None, **more: Any) -> local.Plan:
+        given = {
+            "name": "dogs",
+            "folder": tmp_path / "dogs",
+            "space": space or Space(LR, {}),
+            "objective": ACCURACY,
+            "strategy": "Bayesian",
+            "prune": False,
+            "trials": count,
+            "parallel": 1,
+            "seed": 0,
+            "job": Job(data, None, tmp_path / "cache", python),
+        }
+        return local.Plan(**given | more)
+
+    return make
+
+
+def run(plan: local.Plan, sleep: Any = lambda seconds: time.sleep(0.01)) -> tuple[local.Search, list[str]]:
+    said: list[str] = []
+    search = local.Search(plan, said.append)
+    search.run(sleep)
+    return search, said
+
+
+def tried(search: local.Search) -> list[str]:
+    return [json.dumps(one.hyperparameters, sort_keys=True) for one in search.trials()]
+
+
+def test_the_defaults_are_tried_first_and_the_best_keeps_its_model(make: Any) -> None:
+    search, said = run(make(4))
+    found = search.trials()
+    assert [one.status for one in found] == ["Completed"] * 4
+    assert found[0].hyperparameters == {"lr": "0.001"}  # the declaration's default
+    best = search.best()
+    assert best is not None
+    assert best.value == max(one.value for one in found if one.value is not None)
+    assert [one.name for one in found if (search.plan.folder / one.name / "model").exists()] == [best.trial]
+    assert search.model(best).name == "model"
+    assert len(said) == 4
+    assert said[0] == "trial-000 Completed validation_accuracy=0.971 (lr=0.001)"
+
+
+def test_what_is_fixed_goes_to_every_trial_and_to_the_best(make: Any) -> None:
+    search, _ = run(make(2, Space(LR, {"epochs": "2", "preset": "resnet18"})))
+    best = search.best()
+    assert best is not None
+    assert best.hyperparameters["epochs"] == "2"
+    config = search.plan.folder / best.trial / "input" / "config" / "hyperparameters.json"
+    assert json.loads(config.read_text()) == dict(best.hyperparameters)
+
+
+def test_a_second_run_goes_on_where_the_first_ended(make: Any) -> None:
+    first = tried(run(make(3))[0])
+    assert len(first) == 3
+    assert tried(run(make(3))[0]) == first
+    more, _ = run(make(6))
+    assert tried(more)[:3] == first
+    assert len(set(tried(more))) == 6
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_rest_is_tried_again(make: Any) -> None:
+    plan = make(4, Space(LR, {"gamma": "0.05", "epochs": "20"}))
+    search = local.Search(plan, lambda line: None)
+
+    def interrupt(seconds: float) -> None:
+        time.sleep(0.02)
+        if len(search.trials()) == 1 and (plan.folder / "trial-001" / "log").exists():
+            raise KeyboardInterrupt
+
+    search.run(interrupt)
+    assert search.interrupted
+    (kept,) = tried(search)
+    study = search._study.get_trials()
+    assert [one.state.name for one in study] == ["COMPLETE", "RUNNING"]
+    again, _ = run(plan)
+    assert tried(again)[0] == kept
+    assert json.loads(tried(again)[1]) == {"lr": f"{study[1].params['lr']:.10g}"}
+    assert len(set(tried(again))) == 4
+
+
+def test_a_space_of_choices_is_tried_once_and_not_again(make: Any) -> None:
+    choices = {"lr": SearchRange(choices=(0.01, 0.03)), "batch-size": SearchRange(choices=(16, 32, 64))}
+    search, _ = run(make(20, Space(choices, {})))
+    assert len(tried(search)) == len(set(tried(search))) == 6
+
+
+def test_grid_tries_every_combination(make: Any) -> None:
+    choices = {"lr": SearchRange(choices=(0.01, 0.03)), "batch-size": SearchRange(choices=(16, 32))}
+    search, _ = run(make(4, Space(choices, {}), strategy="Grid"))
+    assert len(set(tried(search))) == 4
+
+
+@pytest.mark.parametrize("strategy", ["Bayesian", "Hyperband"])
+def test_a_trial_that_falls_behind_is_stopped_by_sigterm(make: Any, strategy: str) -> None:
+    rates = (0.03, 0.031, 0.032, 0.033, 0.034, 0.89)
+    space = Space({"lr": SearchRange(choices=rates)}, {"gamma": "0.1", "epochs": "8"})
+    plan = make(6, space, strategy=strategy, prune=True)
+    search = local.Search(plan, lambda line: None)
+    for lr in rates:
+        search._study.enqueue_trial({"lr": f"{lr}"})
+    search.run(lambda seconds: time.sleep(0.01))
+    stopped = [one for one in search.trials() if one.status == "Stopped"]
+    assert "0.89" in [one.hyperparameters["lr"] for one in stopped]
+    log = (plan.folder / stopped[-1].name / "log").read_text()
+    assert log.count("epoch=") < 8
+    best = search.best()
+    assert best is not None
+    assert best.hyperparameters["lr"] != "0.89"
+
+
+def test_a_trial_that_fails_is_a_row_and_all_failing_is_one_error(make: Any) -> None:
+    mixed, said = run(make(2, Space({"lr": SearchRange(choices=(0.001, 0.95))}, {})))
+    assert sorted(one.status for one in mixed.trials()) == ["Completed", "Failed"]
+    assert any("failed: AlgorithmError: the loss is not finite (lr=0.95)" in line for line in said)
+    space = Space({"lr": SearchRange(choices=(0.95, 0.99))}, {})
+    hopeless, _ = run(make(2, space, name="bad", folder=make().folder / "bad"))
+    assert hopeless.best() is None
+    with pytest.raises(OutcomeError, match="all 2 trials of bad failed, 2 of them with: AlgorithmError: the loss is"):
+        trials.raise_without_result("bad", hopeless.trials(), ACCURACY)
+
+
+def test_two_at_a_time_have_cores_of_their_own(make: Any) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("this machine has one core")
+    search = local.Search(make(4, Space(LR, {"gamma": "0.05"}), parallel=2), lambda line: None)
+    seen: list[list[set[int]]] = []
+
+    def look(seconds: float) -> None:
+        time.sleep(0.01)
+        with contextlib.suppress(ProcessLookupError):
+            seen.append([os.sched_getaffinity(one.process.pid) for one in search._running.values()])
+
+    search.run(look)
+    together = [pair for pair in seen if len(pair) == 2]
+    assert together
+    assert all(not pair[0] & pair[1] for pair in together)
+    assert len(set(tried(search))) == 4
+
+
+def test_another_search_of_the_same_name_is_refused(make: Any) -> None:
+    run(make(1))
+    with pytest.raises(SettingError, match="holds a search of the same name with another space"):
+        local.Search(make(1, Space(LR, {"epochs": "2"})), print)
+
+
+def test_more_at_a_time_than_cores_is_refused(make: Any) -> None:
+    with pytest.raises(SettingError, match="--parallel 4096: there are"):
+        local.Search(make(1, parallel=4096), print)
+
+
+def test_without_optuna_it_is_one_sentence(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SettingError, match="a local search needs Optuna"):
+        local.Search(make(1), print)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--spot"], "--spot is for the account and means nothing with --local"),
+        (["--stop-after", "1h"], "--stop-after is for the account"),
+        (["--warm-start", "a"], "--warm-start is for the account"),
+        (["--data", "gone"], "--data gone: there is no such file or folder"),
+        (["--weights", "gone.pth"], "--weights gone.pth: there is no such file or folder"),
+        (["--objective", "speed"], "no line of a job prints it"),
+        (["--strategy", "Grid"], "Grid tries choices"),
+    ],
+)
+def test_a_mistake_starts_nothing(launch: Any, tmp_path: Path, monkeypatch: Any, argv: list[str], says: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    launch.aws = Scripted()
+    ended = launch("tune", "--local", "--data", str(tmp_path), "--search", "lr", *argv)
+    assert ended.code == 2
+    assert says in ended.err
+    assert not (tmp_path / "build").exists()
+
+
+def test_the_dry_run_shows_the_search_and_starts_nothing(launch: Any, tmp_path: Path) -> None:
+    ended = launch("tune", "--local", "--data", str(tmp_path), "--space", "resnet18", "--trials", "20", "--dry-run")
+    (call,) = json.loads(ended.out)
+    assert (call["service"], call["parameters"]["Trials"]) == ("local", 6)
+    assert call["parameters"]["Searched"] == {"model": "resnet18, resnet34", "batch-size": "128, 256, 512"}
+
+
+@pytest.mark.timeout(300)
+def test_a_search_that_is_killed_goes_on_and_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    draw = [sys.executable, str(REPOSITORY / "local_test" / "make_data.py"), str(data), "--classes", "2"]
+    subprocess.run([*draw, "--train", "6", "--valid", "2", "--test", "2"], check=True, capture_output=True)
+    tiny = ("model=tiny", "pretrained=false", "image-size=32", "epochs=2", "batch-size=4")
+    command = [sys.executable, str(REPOSITORY / "scripts" / "launch.py"), "tune", "--local", "--data", str(data)]
+    command += ["--hp", *tiny, "--range", "lr=0.001:0.1:log", "--trials", "3", "--name", "dogs"]
+    second = tmp_path / "build" / "tuning" / "dogs" / "trial-001" / "log"
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as search:
+        while not second.exists() and search.poll() is None:
+            time.sleep(0.02)
+        children = Path(f"/proc/{search.pid}/task/{search.pid}/children").read_text().split()
+        search.send_signal(signal.SIGKILL)
+    assert children
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline, "a trial outlives its search"
+        time.sleep(0.05)
+    first = json.loads((second.parents[1] / "trial-000" / "input" / "config" / "hyperparameters.json").read_text())
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    rows = [line.split() for line in ended.stdout.splitlines()[1:-1]]
+    assert [row[1] for row in rows] == ["Completed"] * 3
+    assert len({row[3] for row in rows}) == 3
+    assert "trial-000" in {row[0] for row in rows}
+    assert first["lr"] == "0.001"
+    best = json.loads((tmp_path / "build" / "tuning" / "dogs.json").read_text())
+    assert best["hyperparameters"]["model"] == "tiny"
+    assert (tmp_path / "build" / "tuning" / "dogs" / best["trial"] / "model" / "model.safetensors").is_file()
