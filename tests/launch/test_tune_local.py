@@ -212,6 +212,26 @@ def test_two_at_a_time_have_cores_of_their_own(make: Any) -> None:
     assert len(set(tried(search))) == 4
 
 
+def test_the_test_images_are_no_part_of_the_search(make: Any, tmp_path: Path) -> None:
+    for name in ("train", "valid", "Test"):
+        (tmp_path / "split" / name / "Beagle").mkdir(parents=True)
+    job = Job(tmp_path / "split", None, tmp_path / "cache", make().job.python)
+    search, _ = run(make(1, job=job))
+    seen = search.plan.folder / "trial-000" / "input" / "data" / "train"
+    assert sorted(path.name for path in seen.iterdir()) == ["train", "valid"]
+    assert (seen / "train" / "Beagle").is_dir()
+    judged = make(1, job=job, objective=trials.Objective("test_accuracy", "maximise"), folder=tmp_path / "other")
+    run(judged)
+    seen = judged.folder / "trial-000" / "input" / "data" / "train"
+    assert sorted(path.name for path in seen.iterdir()) == ["Test", "train", "valid"]
+
+
+def test_classes_that_are_called_test_stay(tmp_path: Path) -> None:
+    for name in ("test", "Beagle"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    assert local.without_test(tmp_path / "data", tmp_path / "links") == tmp_path / "data"
+
+
 def test_another_search_of_the_same_name_is_refused(make: Any) -> None:
     run(make(1))
     with pytest.raises(SettingError, match="holds a search of the same name with another space"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,10 @@ _STARTUP_TRIALS = 5
 _HYPERBAND_FACTOR = 3
 # Draws that repeat a finished trial, in a row, after which a space counts as explored.
 _MOST_REPEATS = 100
+
+# As `dogbreed.training.data` knows them, which this side does not import.
+_TRAIN_NAMES = frozenset({"train", "training"})
+_TEST_NAMES = frozenset({"test", "testing"})
 
 _PLAN = "plan"
 _REASON = "reason"
@@ -107,6 +111,9 @@ class Search:
         self._optuna = _library()
         self.plan.folder.mkdir(parents=True, exist_ok=True)
         self._study = self._open()
+        self._job = self.plan.job
+        if not self.plan.objective.metric.startswith("test_"):
+            self._job = replace(self._job, data=without_test(self._job.data, self.plan.folder / "data"))
         self._slots = _slots(self.plan.parallel)
         # Where every trial has the same network, the first computes the features and the others wait for them.
         self._features_known = "model" in self.plan.space.ranges
@@ -207,7 +214,7 @@ class Search:
             cores, device = self._slots[slot]
             drawn = {name: text(value) for name, value in trial.params.items()}
             hyperparameters = {**self.plan.space.fixed, **drawn}
-            process = TrialProcess(self.plan.job, self._folder(trial.number), hyperparameters, cores, device)
+            process = TrialProcess(self._job, self._folder(trial.number), hyperparameters, cores, device)
             self._running[slot] = _Running(trial, process)
         return bool(self._running)
 
@@ -311,6 +318,22 @@ class Search:
 
     def _folder(self, number: int) -> Path:
         return self.plan.folder / f"trial-{number:03d}"
+
+
+def without_test(data: Path, folder: Path) -> Path:
+    """The same images without those of the test, as links in ``folder``; ``data`` itself where there is no test.
+
+    A search that does not look at them neither pays for them nor learns from them.
+    """
+    inside = {path.name.lower(): path for path in data.iterdir() if path.is_dir()}
+    if not _TRAIN_NAMES & inside.keys() or not _TEST_NAMES & inside.keys():
+        return data
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, path in inside.items():
+        link = folder / path.name
+        if name not in _TEST_NAMES and not link.is_symlink():
+            link.symlink_to(path.resolve())
+    return folder
 
 
 def _library() -> Any:  # noqa: ANN401  a module, which need not be installed
