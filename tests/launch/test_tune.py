@@ -2,10 +2,11 @@
 
 import json
 import re
+import shlex
 from datetime import UTC, datetime
 
 import pytest
-from tests.launch.conftest import BUCKET, IMAGE, ROLE
+from tests.launch.conftest import BUCKET, IMAGE, REPOSITORY, ROLE
 from tests.launch.scripted import Scripted, problems, refusal
 
 from dogbreed.hyperparameters import declarations
@@ -291,6 +292,15 @@ def test_a_mistake_costs_nothing(launch, argv, says):
     assert ended.code == 2
     assert says in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_the_guides_commands_are_right(launch):
+    text = (REPOSITORY / "docs" / "tuning.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^scripts/launch\.py (tune .*?[^\\])$", text, re.MULTILINE | re.DOTALL)
+    ended = launch(*shlex.split(command.replace("\\\n", " ")), "--dry-run")
+    (call,) = json.loads(ended.out)
+    assert problems(Call(**call)) == []
+    assert call["parameters"]["HyperParameterTuningJobName"] == "dogs-search"
 
 
 def test_data_is_needed(launch):
