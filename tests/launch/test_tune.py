@@ -369,7 +369,7 @@ def test_of_losses_the_smallest_is_the_best(launch, here):
     launch.aws = Scripted(
         DescribeHyperParameterTuningJob=described("Completed", metric="validation_loss", kind="Minimize"),
         ListTrainingJobsForHyperParameterTuningJob=listed(
-            summary(1, "Completed", 0.9), summary(2, "Stopped", 0.3), summary(3, "Completed", float("nan"))
+            summary(1, "Completed", float("nan")), summary(2, "Stopped", 0.3), summary(3, "Completed", 0.9)
         ),
         DescribeTrainingJob=times,
     )
