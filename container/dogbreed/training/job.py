@@ -162,6 +162,9 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
         logger.info(
             "training ended by %s after %d epochs; best epoch %d", fit.ended_by, len(fit.history), fit.best_epoch
         )
+        if team.leads and fit.metrics:
+            # SageMaker's tuner judges a job by what it printed last, and the bundle is the best epoch's.
+            logger.info("best: %s", logs.metric_line(fit.metrics))
         bundle = Bundle(
             backbone=hyperparameters.model,
             head=_head_spec(hyperparameters, len(splits.labels)),
