@@ -187,7 +187,7 @@ class Gpus:
     def find(cls) -> Gpus:
         """The GPUs of this machine."""
         try:
-            import pynvml  # type: ignore[import-not-found]  # optional
+            import pynvml
         except ImportError:
             return cls(None, "nvidia-ml-py is not installed, so GPUs are not sampled")
         try:
