@@ -287,9 +287,11 @@ def test_a_search_that_is_killed_goes_on_and_loses_and_repeats_nothing(tmp_path:
     command += ["--hp", *tiny, "--range", "lr=0.001:0.1:log", "--trials", "3", "--name", "dogs"]
     second = tmp_path / "build" / "tuning" / "dogs" / "trial-001" / "log"
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as search:
-        while not second.exists() and search.poll() is None:
+        children: list[str] = []
+        # The log is there a moment before the process that writes it.
+        while not (second.exists() and children) and search.poll() is None:
             time.sleep(0.02)
-        children = Path(f"/proc/{search.pid}/task/{search.pid}/children").read_text().split()
+            children = Path(f"/proc/{search.pid}/task/{search.pid}/children").read_text().split()
         search.send_signal(signal.SIGKILL)
     assert children
     deadline = time.monotonic() + 60

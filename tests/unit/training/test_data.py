@@ -97,7 +97,8 @@ def test_batches_are_stored_pixel_by_pixel(drawn_data: Path) -> None:
 
 
 def loader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+    # Threads of other libraries in this process may have a method of that name.
+    return [thread for thread in threading.enumerate() if str(thread.name).startswith("loader")]
 
 
 def test_no_thread_outlives_its_epoch(drawn_data: Path) -> None:
