@@ -12,9 +12,9 @@ import subprocess
 import sys
 
 import pytest
-from tests.container.test_push import ROOT, Checkout, checkout, docker, registry
+from tests.container.test_push import ROOT, Checkout, checkout, docker
 
-__all__ = ["checkout", "registry"]  # fixtures
+__all__ = ["checkout"]  # a fixture
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
