@@ -20,12 +20,11 @@ import logging
 import math
 import os
 import random
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import torch
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dogbreed.errors import HyperparameterError
+from dogbreed.training import mapped
 from dogbreed.training.data import Batch
 from dogbreed.training.distributed import ALONE, Team
 
@@ -278,7 +278,7 @@ def _halve(outputs: Tensor) -> Tensor:
 class _Writer:
     """Writes one store; see `_writing`."""
 
-    def __init__(self, folder: Path, key: StoreKey, partial: Path, stream: BinaryIO) -> None:
+    def __init__(self, folder: Path, key: StoreKey, partial: Path, stream: IO[bytes]) -> None:
         self._folder = folder
         self._key = key
         self._partial = partial
@@ -296,16 +296,15 @@ class _Writer:
             "corrupt": list(corrupt),
         }
         self._partial.replace(self._folder / f"{self._key.digest}.f16")
-        _write_text(self._folder / f"{self._key.digest}.json", json.dumps(description))
+        mapped.write_whole(self._folder / f"{self._key.digest}.json", json.dumps(description).encode())
 
 
 @contextlib.contextmanager
 def _writing(folder: Path, key: StoreKey) -> Iterator[_Writer]:
     """A file of this writer's own; unless it is finished, nothing is left of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{key.digest}.{uuid.uuid4().hex}.partial"
+    partial, stream = mapped.begin(folder)
     try:
-        with partial.open("wb") as stream:
+        with stream:
             yield _Writer(folder, key, partial, stream)
     finally:
         partial.unlink(missing_ok=True)
@@ -322,9 +321,3 @@ def _checksum(file: Path) -> int:
         while chunk := stream.read(_CHUNK_BYTES):
             value = zlib.crc32(chunk, value)
     return value
-
-
-def _write_text(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
