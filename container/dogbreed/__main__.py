@@ -8,9 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from dogbreed.deferred import defer_compiler
+
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code; 2 for a command that does not exist."""
+    # Before anything that imports torchvision.
+    defer_compiler()
     match arguments:
         case ["train"]:
             from dogbreed.training import job

@@ -73,6 +73,19 @@ def test_a_job_leaves_a_bundle_metrics_a_report_and_no_failure_file(opt_ml: OptM
     assert list((opt_ml.root / "output" / "tensors").rglob("*.tfevents")), "the losses are saved for smdebug's readers"
 
 
+def test_a_job_never_loads_the_compiler(opt_ml: OptMl, drawn_data: Path) -> None:
+    """It is half of the CPU time of a start; see `dogbreed.deferred`. With the hook, the operators and the report."""
+    opt_ml.hyperparameters({**QUICK, "epochs": "3", "batch-size": "2"})
+    opt_ml.channels(train=drawn_data)
+    environ = {**os.environ, "SAGEMAKER_BASE_DIR": str(opt_ml.root), "PYTHONPROFILEIMPORTTIME": "1"}
+    done = subprocess.run([sys.executable, str(TRAIN)], env=environ, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"torchvision", "smdebug.pytorch", "torch.optim"} <= imported
+    assert (opt_ml.root / "output" / "data" / "insight" / "operators.json").exists(), "the profiler ran"
+    assert not {"sympy", "torch._dynamo", "torch._inductor"} & imported
+
+
 def test_sigterm_keeps_the_best_epoch_so_far_and_exits_0(opt_ml: OptMl, drawn_data: Path) -> None:
     opt_ml.hyperparameters({**QUICK, "epochs": "1000", "patience": "0"})
     opt_ml.channels(train=drawn_data)

@@ -16,9 +16,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from dogbreed.deferred import is_compiled
 from dogbreed.insight.rules.common import Need, Rule
 from dogbreed.insight.rules.registry import needs_of
 from dogbreed.insight.rules.tensors import SaturatedActivation, WeightUpdateRatio
@@ -77,9 +77,9 @@ def make_plan(
     import smdebug.pytorch as smd
 
     given = {} if config is None else json.loads(config.read_text(encoding="utf-8"))
-    modules = {} if isinstance(model, torch._dynamo.OptimizedModule) else dict(model.named_modules())
+    modules = {} if is_compiled(model) else dict(model.named_modules())
     ours, missing = _collections(wanted, modules)
-    if isinstance(model, torch._dynamo.OptimizedModule):
+    if is_compiled(model):
         missing |= dict.fromkeys(ACTIVATIONS, "the network is compiled, and a compiled module shows no activations.")
     theirs = given.get("CollectionConfigurations") or []
     merged = {one["CollectionName"]: one for one in (*ours, *theirs)}

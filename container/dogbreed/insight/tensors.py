@@ -36,6 +36,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dogbreed.deferred import is_compiled
 from dogbreed.insight.evidence import Answers, Losses, Point, Reading, Readings, Tensors
 from dogbreed.insight.reductions import EXTRA, PLACES, STATISTICS, Together, sample, share, summarise
 from dogbreed.insight.rules.common import Need
@@ -287,7 +288,7 @@ class TensorHook:
         """Puts hooks on what is saved, and nowhere else."""
         self._model = model
         self._handles.append(model.register_forward_pre_hook(self._on_forward))
-        compiled = isinstance(model, torch._dynamo.OptimizedModule)
+        compiled = is_compiled(model)
         self._parameters = [
             (f"{type_name(model)}_{name.removeprefix('_orig_mod.')}", parameter)
             for name, parameter in model.named_parameters()

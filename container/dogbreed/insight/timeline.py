@@ -340,7 +340,7 @@ class OperatorProfile:
         if self._profiler is not None:
             profiler, self._profiler = self._profiler, None
             try:
-                profiler.stop()
+                profiler.__exit__(None, None, None)
             except Exception as error:
                 logger.warning("the operators are not profiled: %s: %s", type(error).__name__, error)
             else:
@@ -368,14 +368,14 @@ class OperatorProfile:
             self._finished.export_chrome_trace(str(file))
 
     def _start(self) -> None:
-        from torch import profiler
+        # What torch.profiler.profile is made of; that one imports the whole compiler to ask for a setting of it.
+        from torch.autograd import profiler
 
-        activities = [profiler.ProfilerActivity.CPU]
-        if self._device == "cuda":
-            activities.append(profiler.ProfilerActivity.CUDA)
-        started = profiler.profile(activities=activities, acc_events=True)
+        started = profiler.profile(
+            use_device="cuda" if self._device == "cuda" else None, use_kineto=True, acc_events=True
+        )
         try:
-            started.start()
+            started.__enter__()  # type: ignore[no-untyped-call]
         except Exception as error:  # another profiler is active, or the driver forbids it
             logger.warning("the operators are not profiled: %s: %s", type(error).__name__, error)
             return

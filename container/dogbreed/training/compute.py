@@ -68,27 +68,33 @@ def peak_memory() -> str:
     return ", ".join(parts)
 
 
-def frozen_dtype(precision: str, device: torch.device, network: nn.Module) -> torch.dtype:
+def frozen_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Arithmetic for a part that does not learn, whose rounding errors do not add up over steps.
 
-    Explicit precisions are kept. ``auto`` is bfloat16 on a GPU, and on a CPU with instructions for it unless the
-    network has depthwise convolutions, which gain too little for the digits they lose. CPU time over folded float32
-    with channels_last, batches of 32 on two cores: with AMX, MobileNetV2 1.26x less, ResNet-18 3.65x, DenseNet-121
-    2.3x; with AVX512-BF16 alone 1.65x, 1.83x and 1.80x.
+    Explicit precisions are kept. ``auto`` is bfloat16 on a GPU, and on a CPU with instructions for it. CPU time over
+    folded float32 with channels_last, batches of 32 on two cores: with AMX, MobileNetV2 1.26x less, ResNet-18 3.65x,
+    DenseNet-121 2.3x; with AVX512-BF16 alone 1.65x, 1.83x and 1.80x. Heads taught on either answer equally well
+    (docs/performance.md).
     """
     if precision != "auto":
         return choose(precision).dtype
     if device.type == "cuda":
         return choose("auto").dtype
-    return torch.bfloat16 if _gains_by_bf16(network) else torch.float32
+    return torch.bfloat16 if _multiplies_bf16() else torch.float32
+
+
+def _multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bfloat16; without them it is slower than float32."""
+    return any(
+        bool(getattr(torch.cpu, name, bool)()) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
 
 
 def _gains_by_bf16(network: nn.Module) -> bool:
-    """Whether this CPU multiplies bfloat16 quicker than float32, and the network's convolutions are such products."""
-    quick = any(
-        bool(getattr(torch.cpu, name, bool)()) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    """Whether a step of learning is quicker in bfloat16 here: depthwise convolutions are quicker in float32."""
+    return _multiplies_bf16() and not any(
+        isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules()
     )
-    return quick and not any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules())
 
 
 def choose(precision: str, network: nn.Module | None = None) -> Compute:

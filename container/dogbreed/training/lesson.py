@@ -216,7 +216,7 @@ class Lesson:
         return cast(Trainable, self.hyperparameters.trainable)
 
     def _part(self, cut: Cut, cache: Path) -> FrozenPart:
-        dtype = compute.frozen_dtype(self.hyperparameters.precision, self.loop.compute.device, cut.frozen)
+        dtype = compute.frozen_dtype(self.hyperparameters.precision, self.loop.compute.device)
         return FrozenPart(cut, self.hyperparameters.model, self.spec, dtype, cache)
 
     def _store(self, cut: Cut, splits: Splits, cache: Path, augment: str | None = None) -> Stores | None:

@@ -40,17 +40,18 @@ def test_a_c_library_without_the_switch_is_no_error(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("instructions", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
-def test_depthwise_networks_stay_in_full_precision_on_a_cpu(monkeypatch: pytest.MonkeyPatch, instructions: str) -> None:
+def test_depthwise_networks_learn_in_full_precision_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, instructions: str
+) -> None:
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name == instructions)
     plain, depthwise = torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 4, 3, groups=4)
     cpu = torch.device("cpu")
-    assert compute.frozen_dtype("auto", cpu, plain) is torch.bfloat16
-    assert compute.frozen_dtype("auto", cpu, depthwise) is torch.float32
-    assert compute.frozen_dtype("fp32", cpu, plain) is torch.float32
+    assert compute.frozen_dtype("auto", cpu) is torch.bfloat16
+    assert compute.frozen_dtype("fp32", cpu) is torch.float32
     assert compute.choose("auto", plain).dtype is torch.bfloat16
     assert compute.choose("auto", depthwise).dtype is torch.float32
     assert compute.choose("auto").dtype is torch.float32, "a head"
     monkeypatch.setattr(torch.cpu, instructions, lambda: False)
-    assert compute.frozen_dtype("auto", cpu, plain) is torch.float32
+    assert compute.frozen_dtype("auto", cpu) is torch.float32
     assert compute.choose("auto", plain).dtype is torch.float32
