@@ -20,6 +20,8 @@ WEIGHTS_DIR ?=
 TORCH_INDEX ?=
 TRIALS ?= 20
 TUNE_FLAGS ?=
+# Of every bench-NAME: `.venv/bin/python benchmarks/NAME.py --help` lists them.
+BENCH_FLAGS ?=
 # For the engine: DOCKER_BUILD_FLAGS="--network host", DOCKER_RUN_FLAGS="--gpus all".
 DOCKER_BUILD_FLAGS ?=
 DOCKER_RUN_FLAGS ?=
@@ -42,7 +44,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 export DOCKER_BUILDKIT := 1
 
 .PHONY: help install demo train tune serve predict test lint fmt lock build push stack local-train local-serve \
-  test-image bench-training bench-loader clean
+  test-image bench-training bench-loader bench-passes bench-memory clean
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +57,7 @@ help: ## Print this
 	@echo '  PORT     of the server: $(PORT)'
 	@echo '  IMAGE    photo for predict'
 	@echo '  TAG      Docker image: $(TAG)'
+	@echo '  BENCH_FLAGS of bench-NAME; benchmarks/NAME.py --help lists them'
 	@echo '  BACKBONES, WEIGHTS_DIR, TORCH_INDEX of build: docs/image.md'
 
 install: $(INSTALLED) ## Make .venv with everything, as the lock says; needs Python 3.11 and a C compiler
@@ -170,11 +173,19 @@ test-image: $(INSTALLED) ## Build the image and test it with a real Docker engin
 
 bench-training: $(INSTALLED) ## Compare training with the plain loop on DATA (WEIGHTS of mobilenet_v2), some minutes
 	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-training DATA=folder/with/train/valid/test" >&2; exit 1; }
-	@$(BIN)/python benchmarks/training.py --data "$$DATA" $(if $(WEIGHTS),--weights mobilenet_v2="$$WEIGHTS")
+	@$(BIN)/python benchmarks/training.py --data "$$DATA" $(if $(WEIGHTS),--weights mobilenet_v2="$$WEIGHTS") $(BENCH_FLAGS)
 
 bench-loader: $(INSTALLED) ## Compare loading images with the plain loader on DATA, some minutes
 	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-loader DATA=folder/with/train" >&2; exit 1; }
-	@$(BIN)/python benchmarks/loader.py --data "$$DATA"
+	@$(BIN)/python benchmarks/loader.py --data "$$DATA" $(BENCH_FLAGS)
+
+bench-passes: $(INSTALLED) ## Compare the frozen pass and a step of fine-tuning with what is possible, on DATA, some minutes
+	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-passes DATA=folder/with/train" >&2; exit 1; }
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/passes.py --data "$$DATA" $(BENCH_FLAGS)
+
+bench-memory: $(INSTALLED) ## Show how a job's memory grows with the number of images, on DATA, some minutes
+	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-memory DATA=folder/with/train" >&2; exit 1; }
+	@$(BIN)/python benchmarks/memory.py --data "$$DATA" $(BENCH_FLAGS)
 
 clean: ## Remove build/; .venv stays
 	rm -rf build

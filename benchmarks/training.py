@@ -11,6 +11,10 @@ children's. Random weights show the cost only; accuracy is compared where weight
 With --last-stage it compares two jobs of ours instead, which teach the last stage and the head: one runs the whole
 network in every epoch (cache=false), one runs what is frozen once. Both compute in float32.
 
+With --whole-network every layer learns: torchvision's reference recipe for classification (random crops and flips,
+float32, SGD with momentum, train mode, every image decoded each epoch) against our job with the same optimizer, views
+and epochs.
+
 Prints a table and writes the same figures to build/bench/training.json.
 """
 
@@ -33,6 +37,18 @@ OUT = ROOT / "build" / "bench" / "training.json"
 LAST_STAGE = {
     name: {"trainable": "last_stage", "lr": "0.0001", "precision": "fp32", "head-epochs": "0", "cache": cache}
     for name, cache in (("last stage, every epoch", "false"), ("last stage, stored", "true"))
+}
+SGD = {"lr": 0.005, "momentum": 0.9, "weight-decay": 1e-4}
+WHOLE_NETWORK: dict[str, dict[str, str]] = {
+    "reference": {},
+    "ours, everything learns": {
+        "trainable": "all",
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "head-epochs": "0",
+        "augment": "crop",
+        **{name: str(value) for name, value in SGD.items()},
+    },
 }
 
 
@@ -64,19 +80,21 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--views", nargs="*", default=["none", "flip"], help="augment of ours: none is K=1, flip K=2")
     parser.add_argument("--last-stage", action="store_true", help="compare jobs that teach the last stage")
-    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--whole-network", action="store_true", help="compare with torchvision's reference recipe")
+    parser.add_argument("--peer", choices=("plain", "reference"), help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.plain:
-        print(json.dumps({"test_accuracy": plain_loop(chosen)}))
+    if chosen.peer:
+        print(json.dumps({"test_accuracy": plain_loop(chosen, whole_network=chosen.peer == "reference")}))
         return 0
     weights = dict(pair.split("=", 1) for pair in chosen.weights)
     rows = []
     for model in [*weights, *chosen.models]:
         names = ["plain", *(f"ours, {view}" for view in chosen.views)]
-        runs: dict[str, list[Run]] = {name: [] for name in (LAST_STAGE if chosen.last_stage else names)}
+        names = [*LAST_STAGE] if chosen.last_stage else [*WHOLE_NETWORK] if chosen.whole_network else names
+        runs: dict[str, list[Run]] = {name: [] for name in names}
         for seed in range(chosen.rounds):
             for name, done in runs.items():
                 file = Path(weights[model]).resolve() if model in weights else None
@@ -96,8 +114,9 @@ def run(name: str, model: str, file: Path | None, seed: int, chosen: argparse.Na
     """One process from start to end: Python, imports and all."""
     with tempfile.TemporaryDirectory() as scratch:
         environ = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-        if name == "plain":
-            command = [sys.executable, __file__, "--plain", "--data", str(chosen.data), "--model", model]
+        peer = name in ("plain", "reference")
+        if peer:
+            command = [sys.executable, __file__, "--peer", name, "--data", str(chosen.data), "--model", model]
             command += ["--epochs", str(chosen.epochs), "--batch-size", str(chosen.batch_size), "--seed", str(seed)]
             command += ["--file", str(file)] if file else []
         else:
@@ -108,7 +127,7 @@ def run(name: str, model: str, file: Path | None, seed: int, chosen: argparse.Na
                 "batch-size": str(chosen.batch_size),
                 "seed": str(seed),
                 "patience": "0",
-                **(LAST_STAGE[name] if name in LAST_STAGE else {"augment": name.removeprefix("ours, ")}),
+                **({**LAST_STAGE, **WHOLE_NETWORK}.get(name) or {"augment": name.removeprefix("ours, ")}),
             }
             ml = lay_out(Path(scratch), file, settings, chosen.data)
             environ |= {"SAGEMAKER_BASE_DIR": str(ml), "DOGBREED_CACHE_DIR": f"{scratch}/cache"}
@@ -119,7 +138,7 @@ def run(name: str, model: str, file: Path | None, seed: int, chosen: argparse.Na
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
             sys.exit(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
-        if name == "plain":
+        if peer:
             accuracy = json.loads(done.stdout.splitlines()[-1])["test_accuracy"]
         else:
             accuracy = json.loads((ml / "model" / "bundle.json").read_text())["metrics"]["test_accuracy"]
@@ -140,8 +159,12 @@ def lay_out(scratch: Path, file: Path | None, settings: dict[str, str], data: Pa
     return ml
 
 
-def plain_loop(chosen: argparse.Namespace) -> float:
-    """Trains a head the plain way, and returns the accuracy on the test images after the last epoch."""
+def plain_loop(chosen: argparse.Namespace, *, whole_network: bool) -> float:
+    """Trains the plain way, and returns the accuracy on the test images after the last epoch.
+
+    A head with Adam; or the whole network as torchvision's references/classification/train.py does, but for its
+    learning rate, which is of training from scratch.
+    """
     import torch
     import torchvision
     from torch import nn
@@ -169,19 +192,25 @@ def plain_loop(chosen: argparse.Namespace) -> float:
     network = torchvision.models.get_model(chosen.model, weights=None)
     if chosen.file:
         network.load_state_dict(torch.load(chosen.file, weights_only=True))
-    network.requires_grad_(False)
+    network.requires_grad_(whole_network)
     classes = len(loaders["train"].dataset.classes)  # type: ignore[attr-defined]
     name, old = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
     network.set_submodule(name, nn.Linear(old.in_features, classes))
-    optimizer = torch.optim.Adam(network.get_submodule(name).parameters(), lr=1e-3)
+    learning = [one for one in network.parameters() if one.requires_grad]
+    optimizer: torch.optim.Optimizer
+    if whole_network:
+        optimizer = torch.optim.SGD(learning, lr=SGD["lr"], momentum=SGD["momentum"], weight_decay=SGD["weight-decay"])
+    else:
+        optimizer = torch.optim.Adam(learning, lr=1e-3)
     criterion = nn.CrossEntropyLoss()
     for _ in range(chosen.epochs):
-        # Most of the earlier loops called train(), which also moves BatchNorm's statistics; eval() is kinder to them.
-        network.eval()
+        # Most loops around a frozen network called train(), which moves BatchNorm's statistics; eval() is kinder.
+        network.train(whole_network)
         for images, indices in loaders["train"]:
             optimizer.zero_grad()
             criterion(network(images), indices).backward()
             optimizer.step()
+        network.eval()
         _accuracy(network, loaders["valid"])
     return _accuracy(network, loaders["test"])
 

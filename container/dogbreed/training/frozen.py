@@ -109,7 +109,7 @@ def store_outputs(
         loop.corrupt.add(found.corrupt)
         return found
     image = torch.randn(1, 3, part.spec.size_px, part.spec.size_px, generator=torch.Generator().manual_seed(0))
-    frozen = _accelerated(part.cut.frozen, part.dtype, image.to(loop.compute.device))
+    frozen = accelerated(part.cut.frozen, part.dtype, image.to(loop.compute.device))
     passes = [
         _pass(frozen, part.dtype, loop, make_batches(share, view), number) for number, (_, view) in enumerate(views)
     ]
@@ -146,7 +146,7 @@ def deepen(part: FrozenPart, loop: Loop, store: FeatureStore, key: StoreKey, bat
     if found is not None:
         return found
     example = torch.from_numpy(store.outputs[0, :1]).float().to(loop.compute.device)
-    frozen = _accelerated(part.cut.frozen, part.dtype, example)
+    frozen = accelerated(part.cut.frozen, part.dtype, example)
     on_outputs = replace(loop, prepare=Tensor.float)
     return write_store(part.folder, key, [_pass(frozen, part.dtype, on_outputs, batches, 0)], len(store.indices))
 
@@ -166,10 +166,10 @@ def on_outputs(loop: Loop, cut: Cut) -> Loop:
 def whole(cut: Cut, size_px: int, device: torch.device) -> nn.Module:
     """The cut network in one piece again, quicker than the original and in the same float32: for a test pass."""
     image = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0)).to(device)
-    return nn.Sequential(_accelerated(cut.frozen, torch.float32, image), cut.rest)
+    return nn.Sequential(accelerated(cut.frozen, torch.float32, image), cut.rest)
 
 
-def _accelerated(frozen: nn.Module, dtype: torch.dtype, example: Tensor) -> nn.Module:
+def accelerated(frozen: nn.Module, dtype: torch.dtype, example: Tensor) -> nn.Module:
     """The same function, faster: BatchNorm folded into convolutions where the network can be traced, channels last.
 
     Folding is tried on one example; where it does not run, or gives other numbers, the network stays as it is.

@@ -110,6 +110,6 @@ def test_a_batchnorm_is_folded_without_changing_the_function() -> None:
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = network(images)
-        fast = frozen._accelerated(network, torch.float32, images[:1])
+        fast = frozen.accelerated(network, torch.float32, images[:1])
         torch.testing.assert_close(fast(images), expected, rtol=1e-3, atol=1e-3)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
