@@ -95,13 +95,22 @@ class Channel:
 
     Attributes:
         name: as given by the user, letters, digits, `.`, `-` and `_`.
-        path: its folder. Treat it as read-only: FastFile cannot be told from File.
+        path: its folder. Treat it as read-only: FastFile cannot be told from File. There is none in Pipe mode.
         sharded: each host holds only a part of the objects (ShardedByS3Key).
+        piped: it is a stream (TrainingInputMode Pipe), see `pipe`.
+        wrapped: the platform puts what it streams into RecordIO records (RecordWrapperType RecordIO); what is in
+            RecordIO already is streamed as it is.
     """
 
     name: str
     path: Path
     sharded: bool = False
+    piped: bool = False
+    wrapped: bool = False
+
+    def pipe(self, opening: int = 0) -> Path:
+        """The named pipe to open for the first time (0), the second time (1) and so on; it may appear late."""
+        return self.path.with_name(f"{self.name}_{opening}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,12 +366,13 @@ def _read_channels(paths: Paths) -> dict[str, Channel]:
             continue
         if not isinstance(settings, dict):
             raise ConfigurationError(f"{file}: channel {name!r} holds {settings!r} instead of a JSON object")
-        if settings.get("TrainingInputMode") == "Pipe":
-            raise ConfigurationError(
-                f"channel {name!r} comes in Pipe mode, which this image does not read; use File or FastFile"
-            )
-        sharded = settings.get("S3DistributionType") == "ShardedByS3Key"
-        channels[name] = Channel(name, paths.data / name, sharded)
+        channels[name] = Channel(
+            name,
+            paths.data / name,
+            sharded=settings.get("S3DistributionType") == "ShardedByS3Key",
+            piped=settings.get("TrainingInputMode") == "Pipe",
+            wrapped=settings.get("RecordWrapperType") == "RecordIO",
+        )
     return channels
 
 

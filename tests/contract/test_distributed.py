@@ -16,6 +16,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 from tests.conftest import OptMl
+from tests.streams import feed, record
 
 TRAIN = Path(__file__).resolve().parents[2] / "container" / "train"
 
@@ -240,6 +241,31 @@ def test_hosts_with_different_images_train_one_model(
     assert len(bundle["labels"]) == 3
     assert bundle["facts"]["train_images"] + bundle["facts"]["validation_images"] == 24
     assert len(history(logs[0])) == 2
+
+
+@pytest.mark.timeout(600)
+def test_hosts_read_pipes_of_their_own_for_all_their_processes(job: Job, drawn_data: Path) -> None:
+    """ShardedByS3Key: the first host has no image of the last class, and the second none of the first."""
+    hosts = ("127.0.0.1", "localhost")
+    folders = [job.host(name, None, {**EXACT, "epochs": "2"}, *hosts) for name in hosts]
+    files = sorted((drawn_data / "train").rglob("*.jpg"))
+    for number, folder in enumerate(folders):
+        described = {"TrainingInputMode": "Pipe", "RecordWrapperType": "RecordIO"}
+        folder.write("inputdataconfig.json", {"train": {**described, "S3DistributionType": "ShardedByS3Key"}})
+        own = files[6:] if number else files[:12]
+        feed(folder.data / "train_0", [record(part) for file in own for part in (file.read_bytes(), name_of(file))])
+    processes = [job.start(folder, DOGBREED_PROCESSES="2") for folder in folders]
+    logs = [process.communicate(timeout=400)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], logs
+    bundle = json.loads((folders[0].model / "bundle.json").read_text())
+    assert len(bundle["labels"]) == 3
+    assert bundle["facts"]["train_images"] + bundle["facts"]["validation_images"] == 24
+    assert [log.count("read from its pipe") for log in logs] == [1, 0], "what followers say, they say as warnings alone"
+    assert not [left for folder in folders for left in (folder.root / "cache" / "piped").iterdir()]
+
+
+def name_of(file: Path) -> bytes:
+    return file.parent.name.encode()
 
 
 @pytest.mark.timeout(600)

@@ -156,10 +156,13 @@ def test_the_sdks_own_channels_are_ignored(opt_ml, side_channel):
     assert list(read(opt_ml).channels) == ["train"]
 
 
-def test_pipe_mode_is_refused(opt_ml):
-    opt_ml.write("inputdataconfig.json", {"train": {"TrainingInputMode": "Pipe"}})
-    with pytest.raises(ConfigurationError, match=r"channel 'train' comes in Pipe mode.* use File or FastFile"):
-        read(opt_ml)
+def test_a_channel_in_pipe_mode_is_a_pipe_for_each_opening(opt_ml):
+    described = {"TrainingInputMode": "Pipe", "S3DistributionType": "ShardedByS3Key"}
+    opt_ml.write("inputdataconfig.json", {"a.b": {**described, "RecordWrapperType": "RecordIO"}, "c": described})
+    channels = read(opt_ml).channels
+    assert channels["a.b"] == environment.Channel("a.b", opt_ml.data / "a.b", sharded=True, piped=True, wrapped=True)
+    assert [channels["a.b"].pipe(opening) for opening in (0, 1)] == [opt_ml.data / "a.b_0", opt_ml.data / "a.b_1"]
+    assert not channels["c"].wrapped
 
 
 def test_fast_file_mode_is_read_like_file_mode(opt_ml):

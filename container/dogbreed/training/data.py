@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from dogbreed.preprocessing import CorruptImageError, decode
-from dogbreed.training.sources import Sample, Splits, find_splits, merge_labels
+from dogbreed.training.sources import Sample, Splits, find_splits
 
 __all__ = [
     "Batch",
@@ -41,7 +41,6 @@ __all__ = [
     "choose_workers",
     "find_splits",
     "make_loader",
-    "merge_labels",
 ]
 
 _BATCHES_AHEAD = 3

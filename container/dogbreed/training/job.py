@@ -35,7 +35,7 @@ from dogbreed.errors import ConfigurationError, DogbreedError
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.insight.report import JobRecord
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training import compute, distributed, processes, shares
+from dogbreed.training import compute, distributed, piped, processes, shares
 from dogbreed.training.console import Console
 from dogbreed.training.data import Splits
 from dogbreed.training.distributed import ALONE, Team
@@ -61,9 +61,13 @@ def main() -> int:
             return 0
         stop_requested = _stop_on_signals()
         team = _join(environment)
-        with team.together():
+        with team.together(), piped.as_folders(environment, team, stop_requested) as environment:
             run(environment, team, stop_requested)
             team.wait()
+    except piped.StoppedEarlyError as stopped:
+        logger.warning("%s", stopped)
+        team.close()
+        return 0
     except DogbreedError as error:
         reason = str(error)
         logger.error("%s", reason)

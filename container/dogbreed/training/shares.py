@@ -11,7 +11,7 @@ from dogbreed.environment import TrainingEnvironment
 from dogbreed.errors import DataError
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.training.distributed import Team
-from dogbreed.training.sources import Splits, class_folders, find_splits, merge_labels
+from dogbreed.training.sources import Splits, find_classes, find_splits
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +19,10 @@ logger = logging.getLogger(__name__)
 def find_shares(environment: TrainingEnvironment, hyperparameters: Hyperparameters, team: Team) -> tuple[Team, Splits]:
     """The samples of the job, or of this host where each has its own, and the team that knows which it is."""
     channels, hosts = environment.channels, environment.hosts
+    folders = {name: channel.path for name, channel in channels.items()}
     find = partial(
         find_splits,
-        {name: channel.path for name, channel in channels.items()},
+        folders,
         validation_fraction=hyperparameters.validation_fraction,
         seed=hyperparameters.seed,
     )
@@ -31,8 +32,7 @@ def find_shares(environment: TrainingEnvironment, hyperparameters: Hyperparamete
         _log_splits(splits)
         _check_same_data(team, splits, hosts.current)
         return team, splits
-    folders = class_folders({name: channel.path for name, channel in channels.items()})
-    splits = find(labels=merge_labels(team.gather(folders)))
+    splits = find(classes=set().union(*team.gather(find_classes(folders))))
     fingerprint = hashlib.sha256("".join(team.gather(splits.fingerprint)).encode()).hexdigest()
     splits = replace(splits.of_host(hosts.rank, len(hosts.all), sharded), fingerprint=fingerprint)
     _log_splits(splits)

@@ -1,8 +1,8 @@
 """Channels -> samples.
 
-A class is a folder of images; a channel is a folder of classes, or of images that a list in a channel of its own
-(`train_lst`) names. Reads names and lists only, and writes nothing beside the data (FastFile is a read-only stream).
-Knows nothing of pixels.
+A class is a folder of images; a channel is a folder of classes, or of images that a list names: an augmented manifest
+among them, or a list in a channel of its own (`train_lst`). Reads names and lists only, and writes nothing beside the
+data (FastFile is a read-only stream). Knows nothing of pixels.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from pathlib import Path
 from dogbreed.errors import DataError
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import is_image_file
+from dogbreed.training.lists import Label, Listed, find_manifest, read_list
 
 TRAIN_NAMES = ("train", "training")
 VALIDATION_NAMES = ("validation", "valid", "val")
 TEST_NAMES = ("test", "testing")
-# Channels that bring something else than images.
-_OTHER_CHANNELS = frozenset({"pretrained", "model"})
-# Of the channels that hold lists: train_lst belongs to train.
-_LIST_SUFFIX = "_lst"
+OTHER_CHANNELS = frozenset({"pretrained", "model"})
+"""Channels that bring something else than images."""
+
+LIST_SUFFIX = "_lst"
+"""Of the channels that hold lists: `train_lst` belongs to `train`."""
+
 _SPLITS = {"train": TRAIN_NAMES, "validation": VALIDATION_NAMES, "test": TEST_NAMES}
 
 
@@ -84,37 +87,37 @@ class Splits:
 
 
 def find_splits(
-    channels: Mapping[str, Path], *, validation_fraction: float, seed: int, labels: Labels | None = None
+    channels: Mapping[str, Path], *, validation_fraction: float, seed: int, classes: Iterable[Label] | None = None
 ) -> Splits:
     """Finds the samples of all splits in the job's channels, given as name -> folder.
 
     Either each split is a channel (`train`; `validation`, `valid` or `val`; `test`), or one channel holds folders of
     these names, as the Udacity archive does. Without validation images, a share of each class is held out.
 
-    Where there is a `train_lst` channel, lists name the images, as for SageMaker's built-in image classification: each
-    line holds a number, the label, which is a whole number, and a path in the split's channel, separated by tabs. The
-    classes are in the order of their labels. They are called like the folders of their images if each label has one
-    folder, and a folder of its own; else like the labels.
+    Where there is a `train_lst` channel, or an augmented manifest in a channel, lists name the images, see `lists`.
+    Classes with numbers are in the order of these. They are called by the names that a manifest gives them, or like the
+    folders of the images in an LST file, if each number has one name, and a name of its own; else like the numbers.
+    Classes without numbers are sorted by name, as folders are.
 
     Args:
         channels: name -> folder.
         validation_fraction: in (0, 1).
         seed: of what is held out.
-        labels: the classes that the hosts agreed on, see `merge_labels`; some may have no images here. Lists bring
-            their own.
+        classes: those of all hosts, see `find_classes`; some may have no images here.
 
     Raises:
         DataError: a channel, list or class is missing, empty or unknown; names the folder and what was found.
     """
-    if any(name.endswith(_LIST_SUFFIX) for name in channels):
-        return _find_listed(channels, validation_fraction, seed)
+    if _has_lists(channels):
+        return _find_listed(channels, validation_fraction, seed, classes)
     folders = _split_folders(channels)
     train_folder = folders["train"]
-    if labels is None:
+    if classes is None:
         labels = _read_labels(train_folder)
         train = _samples(train_folder, labels)
         _check_every_class_has_images(train_folder, labels, train)
     else:
+        labels = Labels.from_folders({found.name for found in classes if found.name is not None})
         train = _labelled(train_folder, labels, "train")
     fingerprint = _fingerprint(train_folder, train)
     if "validation" in folders:
@@ -131,15 +134,15 @@ def find_splits(
     )
 
 
-def class_folders(channels: Mapping[str, Path]) -> list[str]:
-    """The class folders of the train channel on this host, sorted; none where lists name the images.
+def find_classes(channels: Mapping[str, Path]) -> set[Label]:
+    """The classes of the train channel on this host; those of all hosts together are the job's.
 
     Raises:
-        DataError: there is no train channel.
+        DataError: there is no train channel, or its list is not one.
     """
-    if any(name.endswith(_LIST_SUFFIX) for name in channels):
-        return []
-    return _class_folders(_split_folders(channels)["train"])
+    if _has_lists(channels):
+        return {line.label for line in _read_split_list(_listed_channels(channels), "train") or ()}
+    return {Label(None, folder) for folder in _class_folders(_split_folders(channels)["train"])}
 
 
 def digest_samples(samples: Sequence[Sample]) -> str:
@@ -151,18 +154,9 @@ def digest_samples(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def merge_labels(folders_per_host: Iterable[Iterable[str]]) -> Labels:
-    """The classes of a job whose hosts hold different parts of the data: those that any host has.
-
-    Args:
-        folders_per_host: names of class folders, see `class_folders`.
-    """
-    return Labels.from_folders({name for folders in folders_per_host for name in folders})
-
-
 def _split_folders(channels: Mapping[str, Path]) -> dict[str, Path]:
     """Split name -> folder, from channels of these names or from one channel that holds them."""
-    data = {name: folder for name, folder in channels.items() if name not in _OTHER_CHANNELS}
+    data = {name: folder for name, folder in channels.items() if name not in OTHER_CHANNELS}
     train = next((data[name] for name in TRAIN_NAMES if name in data), None)
     if train is None and len(data) == 1:
         train = next(iter(data.values()))
@@ -267,74 +261,102 @@ def _fingerprint(folder: Path, samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """One line of a list.
-
-    Attributes:
-        label: the number that stands for the class.
-        path: of the image.
-        folder: name of the folder inside the channel that holds it; empty when there is none.
-    """
-
-    label: int
-    path: Path
-    folder: str
+def _has_lists(channels: Mapping[str, Path]) -> bool:
+    return any(
+        name.endswith(LIST_SUFFIX) or (name not in OTHER_CHANNELS and find_manifest(path) is not None)
+        for name, path in channels.items()
+    )
 
 
-def _find_listed(channels: Mapping[str, Path], fraction: float, seed: int) -> Splits:
+def _listed_channels(channels: Mapping[str, Path]) -> dict[str, Path]:
+    """The channels with images and lists; the only one with images is `train`, whatever its name."""
+    found = {name: path for name, path in channels.items() if name not in OTHER_CHANNELS}
+    only = next(iter(found))
+    return {"train": found[only]} if len(found) == 1 and not only.endswith(LIST_SUFFIX) else found
+
+
+def _find_listed(channels: Mapping[str, Path], fraction: float, seed: int, classes: Iterable[Label] | None) -> Splits:
+    channels = _listed_channels(channels)
     lists = {split: listed for split in _SPLITS if (listed := _read_split_list(channels, split)) is not None}
     if "train" not in lists:
         raise DataError(f"no `train_lst` channel beside the other lists; found channels: {', '.join(sorted(channels))}")
-    numbers = sorted({line.label for line in lists["train"]})
-    if len(numbers) < 2:
-        raise DataError(f"the list of the train channel has only the label {numbers[0]}; give at least two")
-    position = {number: index for index, number in enumerate(numbers)}
+    labels, keys = _listed_labels({line.label for line in lists["train"]} if classes is None else classes)
+    position = {key: index for index, key in enumerate(keys)}
     splits = {}
     for split, listed in lists.items():
-        unknown = sorted({line.label for line in listed} - position.keys())
+        unknown = sorted({str(_key(line.label)) for line in listed if _key(line.label) not in position})
         if unknown:
             raise DataError(
                 f"the list of the {split} channel has the label {unknown[0]}, which the list of the train channel does "
-                f"not have; its labels are {numbers[0]} to {numbers[-1]}"
+                f"not have; its labels are {keys[0]} to {keys[-1]}"
             )
-        splits[split] = tuple(Sample(line.path, position[line.label]) for line in listed)
+        splits[split] = tuple(Sample(line.path, position[_key(line.label)]) for line in listed)
     train = splits["train"]
     fingerprint = _fingerprint(_channel_folder(channels, "train"), train)
     held_out = "validation" not in splits
     validation = splits.get("validation", ())
     if held_out:
-        train, validation = _hold_out(train, len(numbers), fraction, seed)
-    return Splits(_listed_labels(lists["train"], numbers), train, validation, splits.get("test"), fingerprint, held_out)
+        train, validation = _hold_out(train, len(labels), fraction, seed)
+    return Splits(labels, train, validation, splits.get("test"), fingerprint, held_out)
 
 
-def _listed_labels(listed: Sequence[_Listed], numbers: Sequence[int]) -> Labels:
-    """Folder names where they name the classes as the numbers do; else the numbers."""
+def _key(label: Label) -> int | str:
+    """What tells a class from others: its number, else its name."""
+    return label.name or "" if label.number is None else label.number
+
+
+def _listed_labels(found: Iterable[Label]) -> tuple[Labels, tuple[int | str, ...]]:
+    """The classes, and what tells them from others, in the same order.
+
+    Raises:
+        DataError: there are fewer than two, or only some have numbers.
+    """
+    found = set(found)
+    numbers = sorted({label.number for label in found if label.number is not None})
+    names = sorted({label.name for label in found if label.number is None and label.name is not None})
+    if numbers and names:
+        raise DataError(
+            f"some images have the label {numbers[0]}, others {names[0]!r}; give all of them numbers, or all names"
+        )
+    if len(numbers) + len(names) < 2:
+        only = [*numbers, *names]
+        raise DataError(f"the list of the train channel has only the label {only[0]}; give at least two")
+    if names:
+        labels = Labels.from_folders(names)
+        return labels, labels.folders
     by_number: dict[int, set[str]] = {number: set() for number in numbers}
-    for line in listed:
-        by_number[line.label].add(line.folder)
-    folders = tuple(min(by_number[number]) for number in numbers)
-    if any(len(names) > 1 for names in by_number.values()) or len(set(folders)) < len(folders) or "" in folders:
+    for label in found:
+        if label.number is not None and label.name is not None:
+            by_number[label.number].add(label.name)
+    folders = tuple(min(by_number[number], default="") for number in numbers)
+    if any(len(called) > 1 for called in by_number.values()) or len(set(folders)) < len(folders) or "" in folders:
         texts = tuple(str(number) for number in numbers)
-        return Labels(texts, texts)
+        return Labels(texts, texts), tuple(numbers)
     sorted_labels = Labels.from_folders(folders)
-    names = dict(zip(sorted_labels.folders, sorted_labels.names, strict=True))
-    return Labels(folders, tuple(names[folder] for folder in folders))
+    short = dict(zip(sorted_labels.folders, sorted_labels.names, strict=True))
+    return Labels(folders, tuple(short[folder] for folder in folders)), tuple(numbers)
 
 
-def _read_split_list(channels: Mapping[str, Path], split: str) -> tuple[_Listed, ...] | None:
+def _read_split_list(channels: Mapping[str, Path], split: str) -> tuple[Listed, ...] | None:
     """The lines of a split's list; None when the split has neither list nor images."""
-    found = [channels[name + _LIST_SUFFIX] for name in _SPLITS[split] if name + _LIST_SUFFIX in channels]
+    found = [channels[name + LIST_SUFFIX] for name in _SPLITS[split] if name + LIST_SUFFIX in channels]
     if not found:
-        if any(name in channels for name in _SPLITS[split]):
-            raise DataError(f"the {split} channel has no list while others have; give it in a `{split}_lst` channel")
-        return None
+        if not any(name in channels for name in _SPLITS[split]):
+            return None
+        images = _channel_folder(channels, split)
+        manifest = find_manifest(images)
+        if manifest is None:
+            raise DataError(
+                f"the {split} channel has no list while others have; give it in a `{split}_lst` channel, or a manifest "
+                f"in the channel itself"
+            )
+        return read_list(manifest, images)
     images = _channel_folder(channels, split)
     files = sorted(path for path in found[0].glob("*") if path.is_file() and not path.name.startswith("."))
     if len(files) != 1:
         names = ", ".join(path.name for path in files[:5]) or "nothing"
         raise DataError(f"{found[0]} must hold one list, a single file, but holds {len(files)} (found: {names})")
-    return _read_list(files[0], images)
+    return read_list(files[0], images)
 
 
 def _channel_folder(channels: Mapping[str, Path], split: str) -> Path:
@@ -344,43 +366,3 @@ def _channel_folder(channels: Mapping[str, Path], split: str) -> Path:
     if not folder.is_dir():
         raise DataError(f"the {split} channel's folder {folder} does not exist or is not a folder")
     return folder
-
-
-def _read_list(file: Path, images: Path) -> tuple[_Listed, ...]:
-    """Raises DataError, with the line, where the file is not a list of images in the folder."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the list {file} cannot be read: {error}") from error
-    listed = []
-    for number, text in enumerate(lines, start=1):
-        if text.strip():
-            try:
-                listed.append(_read_line(text, images))
-            except ValueError as error:
-                raise DataError(f"{file}, line {number}: {error}") from None
-    if not listed:
-        raise DataError(f"the list {file} is empty; give one image per line: number, label and path, with tabs between")
-    return tuple(listed)
-
-
-def _read_line(text: str, images: Path) -> _Listed:
-    """Raises ValueError with what is wrong."""
-    fields = text.split("\t")
-    if len(fields) != 3:
-        raise ValueError(
-            f"{text!r} has {len(fields)} fields; give three, separated by tabs: a number, one label and a path"
-        )
-    try:
-        label = float(fields[1])  # im2rec writes 3.000000
-        if not label.is_integer() or label < 0:
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"the label {fields[1]!r} is not a whole number from 0 on") from None
-    relative = Path(fields[2].strip())
-    if relative.is_absolute() or ".." in relative.parts:
-        raise ValueError(f"the path {fields[2]!r} leaves the channel; give one that is relative to its folder")
-    path = images / relative
-    if not path.is_file():
-        raise ValueError(f"{fields[2]!r} is not in {images}; paths are relative to the channel's folder")
-    return _Listed(int(label), path, relative.parent.name)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dogbreed.errors import DataError
-from dogbreed.labels import Labels
-from dogbreed.training.sources import Splits, class_folders, digest_samples, find_splits, merge_labels
+from dogbreed.training.lists import Label
+from dogbreed.training.sources import Splits, digest_samples, find_classes, find_splits
 
 
 def find(found: dict[str, Path], *, fraction: float = 0.2, seed: int = 0) -> Splits:
@@ -247,24 +249,96 @@ def test_a_list_of_one_label_is_an_error(drawn_data: Path, tmp_path: Path) -> No
         find(listed(drawn_data, tmp_path, f"0\t4\t{file}\n"))
 
 
+# Manifests in channels
+
+
+def manifest(folder: Path, label: Callable[[Path], dict[str, object]]) -> None:
+    """Writes a manifest of all images below a folder, under the S3 URIs that they were copied from."""
+    lines = [
+        json.dumps({"source-ref": f"s3://bucket/dogs/{file.relative_to(folder)}", **label(file)})
+        for file in sorted(folder.rglob("*.jpg"))
+    ]
+    (folder / "output.manifest").write_text("\n".join(lines) + "\n")
+
+
+def test_a_manifest_with_names_is_like_folders_of_these_names(copy: Path) -> None:
+    plain = find({"train": copy / "train", "validation": copy / "valid", "test": copy / "test"})
+    for split in ("train", "valid", "test"):
+        manifest(copy / split, lambda file: {"breed": file.parent.name})
+    splits = find({"train": copy / "train", "validation": copy / "valid", "test": copy / "test"})
+    assert splits == plain
+
+
+def test_a_manifest_with_numbers_counts_in_their_order_and_takes_their_class_names(
+    copy: Path, numbers: dict[str, str]
+) -> None:
+    def label(file: Path) -> dict[str, object]:
+        return {"breed": float(numbers[file.parent.name]), "breed-metadata": {"class-name": file.parent.name}}
+
+    manifest(copy / "train", label)
+    splits = find({"photos": copy / "train"})
+    assert list(splits.labels.folders) == sorted(numbers, key=lambda folder: float(numbers[folder]))
+    assert all(sample.path.parent.name == splits.labels.folders[sample.index] for sample in splits.train)
+    manifest(copy / "train", lambda file: {"breed": numbers[file.parent.name]})
+    assert find({"photos": copy / "train"}).labels.names == ("2", "7", "10")
+
+
+def test_a_manifest_may_stand_in_a_channel_of_its_own(copy: Path, tmp_path: Path) -> None:
+    manifest(copy / "train", lambda file: {"breed": file.parent.name})
+    (tmp_path / "lists").mkdir()
+    (copy / "train" / "output.manifest").rename(tmp_path / "lists" / "train.lst")
+    assert find({"train": copy / "train", "train_lst": tmp_path / "lists"}) == find({"train": copy / "train"})
+
+
+def test_manifests_must_be_one_for_each_split_and_label_alike(copy: Path) -> None:
+    manifest(copy / "train", lambda file: {"breed": file.parent.name})
+    with pytest.raises(DataError, match=r"the validation channel has no list .* or a manifest in the channel itself"):
+        find({"train": copy / "train", "validation": copy / "valid"})
+    manifest(copy / "valid", lambda file: {"breed": 7})
+    with pytest.raises(DataError, match=r"the validation channel has the label 7, which .* its labels are 0"):
+        find({"train": copy / "train", "validation": copy / "valid"})
+    (copy / "train" / "second.jsonl").touch()
+    with pytest.raises(DataError, match=r"holds 2 manifests \(output\.manifest, second\.jsonl\); give each split"):
+        find({"train": copy / "train"})
+    (copy / "train" / "second.jsonl").unlink()
+    manifest(copy / "train", lambda file: {"breed": 1 if file.parent.name.startswith("001") else file.parent.name})
+    with pytest.raises(DataError, match=r"some images have the label 1, others '.*'; give all of them numbers"):
+        find({"train": copy / "train"})
+
+
 # Many hosts
 
 
-def test_the_classes_of_all_hosts_are_merged_in_one_order() -> None:
-    assert merge_labels([["b", "a"], [], ["c", "a"]]) == Labels.from_folders(["a", "b", "c"])
+def folders(*names: str) -> list[Label]:
+    return [Label(None, name) for name in names]
 
 
 def test_a_host_that_misses_a_class_keeps_the_common_indices(copy: Path) -> None:
     whole = find({"train": copy / "train"})
     gone = whole.labels.folders[1]
     shutil.rmtree(copy / "train" / gone)
-    here = class_folders({"train": copy / "train"})
-    labels = merge_labels([here, [gone]])
-    splits = find_splits({"train": copy / "train"}, validation_fraction=0.2, seed=0, labels=labels)
+    here = find_classes({"train": copy / "train"})
+    splits = find_splits({"train": copy / "train"}, validation_fraction=0.2, seed=0, classes=[*folders(gone), *here])
     assert splits.labels == whole.labels
     assert {sample.index for sample in splits.train} == {0, 2}
     with pytest.raises(DataError, match="must be among the 2 train labels"):
-        find_splits({"train": copy / "train"}, validation_fraction=0.2, seed=0, labels=merge_labels([["x", "y"]]))
+        find_splits({"train": copy / "train"}, validation_fraction=0.2, seed=0, classes=folders("x", "y"))
+
+
+def test_a_host_whose_list_misses_a_class_keeps_the_common_indices(
+    drawn_data: Path, tmp_path: Path, numbers: dict[str, str]
+) -> None:
+    lines = lines_of(drawn_data / "train", numbers).splitlines(keepends=True)
+    some = "".join(line for line in lines if "\t10\t" not in line)
+    for host, text in (("whole", "".join(lines)), ("here", some)):
+        (tmp_path / host).mkdir()
+        (tmp_path / host / "train.lst").write_text(text)
+    whole = {"train": drawn_data / "train", "train_lst": tmp_path / "whole"}
+    here = {"train": drawn_data / "train", "train_lst": tmp_path / "here"}
+    assert len(find_classes(here)) == 2
+    splits = find_splits(here, validation_fraction=0.2, seed=0, classes=find_classes(whole) | find_classes(here))
+    assert splits.labels == find(whole).labels
+    assert {sample.index for sample in splits.train} == {0, 1}
 
 
 def test_the_digest_of_samples_depends_on_names_sizes_and_order(copy: Path) -> None:
