@@ -25,6 +25,10 @@ _LONGEST_RUN_S = 28 * 86400
 _LONGEST_WARM_S = 3600
 _WEIGHTS_CHANNEL = "pretrained"
 _WEIGHTS_SUFFIXES = (".pth", ".pt", ".safetensors")
+_RECORDS_SUFFIX = ".rec"
+# Channels with lists, and the files that they may be.
+_LIST_SUFFIX = "_lst"
+_LIST_FILES = (".lst", ".manifest", ".jsonl")
 # Families without disks of their own. The others encrypt theirs in hardware and refuse a VolumeKmsKeyId
 # (API reference: ResourceConfig).
 _EBS_ONLY = re.compile(r"ml\.(t3|p2|p3|[mcr]\d+(n|i|i-flex)?)\.")
@@ -45,9 +49,18 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     data.add_argument("--weights", metavar="S3_URI", help="pretrained weights: a state dict, or a folder of them")
     data.add_argument(
         "--input-mode",
-        choices=("File", "FastFile"),
+        choices=("File", "FastFile", "Pipe"),
         default="File",
-        help="copy the images before the start, or stream them as they are read; default %(default)s",
+        help="copy the images before the start, stream them as they are read, or all at once from a manifest or "
+        "RecordIO; default %(default)s",
+    )
+    data.add_argument(
+        "--manifest-attributes",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="with --input-mode Pipe: the data are augmented manifests, in which these are image and label, as "
+        "source-ref class",
     )
     data.add_argument(
         "--hp",
@@ -108,7 +121,8 @@ def add_security_arguments(parser: argparse.ArgumentParser) -> None:
 def account_only(arguments: argparse.Namespace) -> dict[str, object]:
     """The shared options that mean nothing with --local, and what was given for each."""
     return {
-        "--input-mode FastFile": arguments.input_mode == "FastFile",
+        f"--input-mode {arguments.input_mode}": arguments.input_mode != "File",
+        "--manifest-attributes": arguments.manifest_attributes,
         "--spot": arguments.spot,
         "--max-wait": arguments.max_wait,
         "--warm-pool": arguments.warm_pool,
@@ -172,6 +186,7 @@ def cost_line(parameters: Mapping[str, Any]) -> str:
 
 def channels(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The InputDataConfig of what was given, in S3."""
+    _check_attributes(arguments)
     found = []
     for argument, name, text in given_channels(arguments):
         uri = types.checked_s3_uri(argument, text)
@@ -179,10 +194,46 @@ def channels(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             folder = not uri.endswith(_WEIGHTS_SUFFIXES)
             # Read once and whole: there is nothing to stream.
             found.append(channel(name, uri.rstrip("/") + "/" if folder else uri, "File"))
+        elif name.endswith(_LIST_SUFFIX):
+            found.append(channel(name, uri if uri.endswith(_LIST_FILES) else uri.rstrip("/") + "/", "File"))
+        elif arguments.input_mode == "Pipe":
+            found.append(_piped_channel(argument, name, uri, arguments.manifest_attributes))
         else:
             found.append(channel(name, uri.rstrip("/") + "/", arguments.input_mode))
     check_names(found)
     return found
+
+
+def _check_attributes(arguments: argparse.Namespace) -> None:
+    """Raises SettingError when they cannot be those of images with labels."""
+    names = arguments.manifest_attributes
+    if not names:
+        return
+    given = f"--manifest-attributes {' '.join(names)}"
+    if arguments.input_mode != "Pipe":
+        raise SettingError(
+            f"{given}: SageMaker reads augmented manifests in Pipe mode alone; add --input-mode Pipe, or leave the "
+            f"attributes out and give the folder that holds both images and manifest"
+        )
+    images = [name for name in names if name.endswith("-ref")]
+    if len(images) != 1 or not 2 <= len(names) <= 3 or len(set(names)) != len(names):
+        raise SettingError(f"{given}: give the image, its label and perhaps the label's metadata, as source-ref class")
+
+
+def _piped_channel(argument: str, name: str, uri: str, attributes: Sequence[str]) -> dict[str, Any]:
+    """One channel in Pipe mode: an augmented manifest with these attributes, or RecordIO files where there are none."""
+    if not attributes:
+        found = channel(name, uri if uri.endswith(_RECORDS_SUFFIX) else uri.rstrip("/") + "/", "Pipe")
+    else:
+        if uri.endswith("/"):
+            raise SettingError(f"{argument}: {uri} is a folder; with --manifest-attributes give the manifest's own URI")
+        found = channel(name, uri, "Pipe")
+        found["DataSource"]["S3DataSource"] |= {
+            "S3DataType": "AugmentedManifestFile",
+            "AttributeNames": list(attributes),
+        }
+        found["RecordWrapperType"] = "RecordIO"
+    return {**found, "ContentType": "application/x-recordio"}
 
 
 def given_channels(arguments: argparse.Namespace) -> list[tuple[str, str, str]]:

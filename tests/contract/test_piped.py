@@ -139,11 +139,13 @@ def test_a_manifest_in_a_folder_teaches_the_same_model(in_process: OptMl, drawn_
     assert agree(from_manifest, train(in_process, tmp_path / "folders"))
 
 
-def test_a_stop_while_no_writer_has_come_ends_the_job_well(opt_ml: OptMl, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stop_while_no_writer_has_come_ends_the_job_well(opt_ml: OptMl, tmp_path: Path, processes: int) -> None:
     opt_ml.hyperparameters(QUICK)
     describe(opt_ml, "train")
     os.mkfifo(opt_ml.data / "train_0")
     environ = {**os.environ, "SAGEMAKER_BASE_DIR": str(opt_ml.root), "DOGBREED_CACHE_DIR": str(tmp_path / "cache")}
+    environ["DOGBREED_PROCESSES"] = str(processes)
     process = subprocess.Popen(
         [sys.executable, str(TRAIN)], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -154,7 +156,7 @@ def test_a_stop_while_no_writer_has_come_ends_the_job_well(opt_ml: OptMl, tmp_pa
         if "reading " in line:
             process.send_signal(signal.SIGTERM)
             break
-    output = seen + process.communicate(timeout=60)[0]
+    output = seen + process.communicate(timeout=100)[0]
     assert process.returncode == 0, output
     assert "the job was stopped before its data had come; there is no model" in output
     assert "Traceback" not in output

@@ -113,6 +113,86 @@ def test_a_request_with_everything_is_right(launch):
     assert found["Tags"] == [{"Key": "team", "Value": "dogs"}, {"Key": "cost-center", "Value": "a=b"}]
 
 
+def test_a_manifest_in_pipe_mode(launch):
+    found = request(
+        launch,
+        *(
+            "--data",
+            f"s3://{BUCKET}/lists/train.manifest",
+            "--channel",
+            f"validation=s3://{BUCKET}/lists/valid.manifest",
+        ),
+        *("--weights", f"s3://{BUCKET}/w/resnet18.pth"),
+        *("--input-mode", "Pipe", "--manifest-attributes", "source-ref", "breed", "breed-metadata"),
+    )
+    train_channel, validation, weights = found["InputDataConfig"]
+    assert train_channel == {
+        "ChannelName": "train",
+        "DataSource": {
+            "S3DataSource": {
+                "S3DataType": "AugmentedManifestFile",
+                "S3Uri": f"s3://{BUCKET}/lists/train.manifest",
+                "S3DataDistributionType": "FullyReplicated",
+                "AttributeNames": ["source-ref", "breed", "breed-metadata"],
+            }
+        },
+        "InputMode": "Pipe",
+        "RecordWrapperType": "RecordIO",
+        "ContentType": "application/x-recordio",
+    }
+    assert validation["DataSource"]["S3DataSource"]["S3Uri"] == f"s3://{BUCKET}/lists/valid.manifest"
+    assert weights["InputMode"] == "File"
+    assert found["AlgorithmSpecification"]["TrainingInputMode"] == "Pipe"
+
+
+@pytest.mark.parametrize(
+    ("key", "uri"), [("records", "records/"), ("records/", "records/"), ("train.rec", "train.rec")]
+)
+def test_records_in_pipe_mode_are_streamed_as_they_are(launch, key, uri):
+    (found,) = request(launch, "--data", f"s3://{BUCKET}/{key}", "--input-mode", "Pipe")["InputDataConfig"]
+    assert found["DataSource"]["S3DataSource"]["S3DataType"] == "S3Prefix"
+    assert found["DataSource"]["S3DataSource"]["S3Uri"] == f"s3://{BUCKET}/{uri}"
+    assert "RecordWrapperType" not in found
+
+
+@pytest.mark.parametrize("mode", ["File", "FastFile"])
+def test_a_list_is_a_file_in_a_channel_of_its_own(launch, mode):
+    lists = ("--channel", f"train_lst=s3://{BUCKET}/train.manifest", "--channel", f"validation_lst=s3://{BUCKET}/lists")
+    found = request(launch, *lists, "--input-mode", mode)["InputDataConfig"]
+    assert [(one["InputMode"], one["DataSource"]["S3DataSource"]["S3Uri"]) for one in found[1:]] == [
+        ("File", f"s3://{BUCKET}/train.manifest"),
+        ("File", f"s3://{BUCKET}/lists/"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--manifest-attributes", "source-ref", "class"], "in Pipe mode alone; add --input-mode Pipe, or leave the"),
+        (
+            ["--input-mode", "Pipe", "--manifest-attributes", "class"],
+            "--manifest-attributes class: give the image, its",
+        ),
+        (["--input-mode", "Pipe", "--manifest-attributes", "a-ref", "b-ref"], "as source-ref class"),
+        (["--input-mode", "Pipe", "--manifest-attributes", "source-ref", "a", "a"], "as source-ref class"),
+        (["--input-mode", "Pipe", "--manifest-attributes", "source-ref"], "as source-ref class"),
+        (["--local", "--input-mode", "Pipe"], "--input-mode Pipe is for the account"),
+        (["--local", "--manifest-attributes", "x"], "--manifest-attributes is for the account"),
+    ],
+)
+def test_attributes_that_cannot_be_used_are_refused(launch, argv, complaint):
+    ended = launch("train", *DATA, *argv, "--dry-run")
+    assert ended.code == 2
+    assert complaint in ended.err
+
+
+def test_a_folder_is_no_manifest(launch):
+    data = ("--data", f"s3://{BUCKET}/dogs/", "--input-mode", "Pipe")
+    ended = launch("train", *data, "--manifest-attributes", "source-ref", "class", "--dry-run")
+    assert ended.code == 2
+    assert f"--data: s3://{BUCKET}/dogs/ is a folder; with --manifest-attributes give the manifest" in ended.err
+
+
 def test_the_managed_debugger_asks_for_losses_and_two_rules_from_the_regions_registry(launch):
     found = request(launch, "--managed-debugger")
     (collection,) = found["DebugHookConfig"]["CollectionConfigurations"]
