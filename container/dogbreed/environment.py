@@ -84,6 +84,11 @@ class Paths:
         return self.root / "output" / "profiler"
 
     @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's events files, which the platform sends to S3 as they grow where it was asked to."""
+        return self.root / "output" / "tensorboard"
+
+    @property
     def failure(self) -> Path:
         """The file whose first 1,024 characters become FailureReason."""
         return self.root / "output" / "failure"
@@ -166,6 +171,7 @@ class TrainingEnvironment:
         hyperparameters: raw strings, as found.
         checkpoints: folder that is synced with S3, or None without CheckpointConfig.
         hook_config: smdebug's hook configuration written by the platform, or None.
+        tensorboard: folder that a TensorBoardOutputConfig names, or None without one.
         weights: folder of pretrained weights inside the image.
         cache: folder for what can be computed again: DOGBREED_CACHE_DIR, else the warm pool's, which outlives the
             job, else scratch.
@@ -178,6 +184,7 @@ class TrainingEnvironment:
     job_name: str | None
     checkpoints: Path | None
     hook_config: Path | None
+    tensorboard: Path | None
     weights: Path
     cache: Path
     log_level: str
@@ -241,6 +248,7 @@ def read_training_environment(
         job_name=environ.get("TRAINING_JOB_NAME"),
         checkpoints=Path(str(checkpoints)) if checkpoints else None,
         hook_config=hook_config if hook_config.is_file() else None,
+        tensorboard=_read_tensorboard(paths),
         weights=Path(environ.get("DOGBREED_WEIGHTS_DIR", "/opt/dogbreed/weights")),
         cache=Path(cache) if cache else _SCRATCH / "dogbreed",
         log_level=_log_level(environ),
@@ -374,6 +382,12 @@ def _read_channels(paths: Paths) -> dict[str, Channel]:
             wrapped=settings.get("RecordWrapperType") == "RecordIO",
         )
     return channels
+
+
+def _read_tensorboard(paths: Paths) -> Path | None:
+    """The folder of `TensorBoardOutputConfig`, whose LocalPath has a default (API reference)."""
+    config = _read_object(paths.config / "tensorboardoutputconfig.json")
+    return Path(str(config.get("LocalPath") or paths.tensorboard)) if config else None
 
 
 def _read_hosts(file: Path) -> Hosts:

@@ -308,6 +308,11 @@ class Hyperparameters:
         "Rules that judge the job, such as `Overfit,Overtraining:patience_validation=3`; empty is all that apply.",
     )
     stop_on: str = _plain("", "Rules that end the job when they find an issue, such as `Overfit,StalledTraining`.")
+    tensorboard: bool = _plain(
+        False,
+        "Write scalars and histograms for TensorBoard to `output/tensorboard`; on as well where the job has a "
+        "TensorBoardOutputConfig.",
+    )
     seed: int = _number(0, 0, 2**31 - 1, "Seed of everything random.")
 
     @classmethod

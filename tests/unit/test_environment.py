@@ -217,6 +217,21 @@ def test_checkpoints_go_where_the_job_says(opt_ml):
     assert read(opt_ml).checkpoints == Path("/opt/ml/elsewhere")
 
 
+@pytest.mark.parametrize(
+    ("config", "folder"),
+    [
+        ({"S3OutputPath": "s3://b/t", "LocalPath": "/elsewhere"}, "/elsewhere"),
+        ({"S3OutputPath": "s3://b/t"}, "{root}/output/tensorboard"),
+        ({}, None),
+    ],
+)
+def test_tensorboards_folder_is_the_platforms(opt_ml, config, folder):
+    opt_ml.write("tensorboardoutputconfig.json", config)
+    expected = None if folder is None else folder.format(root=opt_ml.root)
+    found = read(opt_ml).tensorboard
+    assert (None if found is None else str(found)) == expected
+
+
 def test_the_hook_configuration_is_found_at_its_default_place_or_where_the_variable_points(opt_ml, tmp_path):
     assert read(opt_ml).hook_config is None
     default = opt_ml.write("debughookconfig.json", {})

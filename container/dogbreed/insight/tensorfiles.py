@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import time
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dogbreed.insight.records import checksum, double, field, head, whole
 
 _TYPES = {"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int64": 9, "bool": 10, "float16": 19}
 """numpy's dtype -> DataType of tensorflow's types.proto."""
@@ -108,47 +109,21 @@ class TensorFiles:
 
 def _event(step: int, mode_number: int, mode_step: int, name: str, value: NDArray[np.generic]) -> bytes:
     """One tensor as a record of an events file."""
-    dimensions = b"".join(_field(2, b"\x08" + _varint(size)) for size in value.shape)
-    tensor = b"\x08" + _varint(_TYPES[value.dtype.name]) + _field(2, dimensions) + _field(4, value.tobytes())
-    inner = _field(1, name.encode()) + _field(8, tensor) + _metadata(mode_number, mode_step)
-    event = b"\x09" + struct.pack("<d", time.time()) + b"\x10" + _varint(step) + _field(5, _field(1, inner))
-    return _frame(len(event)) + event + _footer()
-
-
-@lru_cache(maxsize=4096)
-def _frame(length: int) -> bytes:
-    from smdebug.core.tfrecord.record_writer import masked_crc32c
-
-    header = struct.pack("<Q", length)
-    return header + struct.pack("<I", masked_crc32c(header))
+    dimensions = b"".join(field(2, whole(1, size)) for size in value.shape)
+    tensor = whole(1, _TYPES[value.dtype.name]) + field(2, dimensions) + field(4, value.tobytes())
+    inner = field(1, name.encode()) + field(8, tensor) + _metadata(mode_number, mode_step)
+    event = double(1, time.time()) + whole(2, step) + field(5, field(1, inner))
+    return head(len(event)) + event + _footer()
 
 
 @lru_cache(maxsize=1)
 def _footer() -> bytes:
-    from smdebug.core.tfrecord.record_writer import masked_crc32c
-
-    return struct.pack("<I", masked_crc32c(_CHECKED_INSTEAD))
+    return checksum(_CHECKED_INSTEAD)
 
 
 @lru_cache(maxsize=64)
 def _metadata(mode_number: int, mode_step: int) -> bytes:
     plugins = (("mode_step", mode_step), ("mode", mode_number))
-    return _field(
-        9, b"".join(_field(1, _field(1, name.encode()) + _field(2, str(value).encode())) for name, value in plugins)
+    return field(
+        9, b"".join(field(1, field(1, name.encode()) + field(2, str(value).encode())) for name, value in plugins)
     )
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A field of bytes."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    if number < 128:
-        return bytes((number,))
-    out = bytearray()
-    while number >= 128:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

@@ -27,7 +27,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -57,6 +57,7 @@ from dogbreed.insight.saveplan import (
     type_name,
     wanted,
 )
+from dogbreed.insight.tensorboard import TensorBoard
 from dogbreed.insight.tensorfiles import TensorFiles
 
 __all__ = ["Mode", "TensorHook", "Wanted", "attach", "read", "read_losses", "wanted"]
@@ -87,6 +88,7 @@ def attach(
     wanted: Wanted = _LOSSES_ALONE,
     evaluation_criterion: nn.Module | None = None,
     gradient_scale: Callable[[], float] | None = None,
+    board: TensorBoard | None = None,
 ) -> TensorHook:
     """Registers a hook on a model and its criterion.
 
@@ -101,18 +103,23 @@ def attach(
         evaluation_criterion: where validation has one of its own.
         gradient_scale: factor by which gradients are larger than they are (`GradScaler.get_scale`), asked at steps at
             which gradients are saved.
+        board: is shown losses, and the weights and gradients of what learns, at the steps at which they are saved.
 
     Returns:
         The hook; one that does nothing, and says why in `failure`, when smdebug cannot be used: a job never fails
         because of what watches it.
     """
     quieten_smdebug()
+    if board is not None:
+        wanted = replace(wanted, needs=wanted.needs | {Need.WEIGHTS, Need.GRADIENTS})
     criteria = [criterion]
     if evaluation_criterion is not None and evaluation_criterion is not criterion:
         criteria.append(evaluation_criterion)
     try:
         plan, missing = make_plan(model, folder, config, wanted)
-        hook = TensorHook(plan, wanted, missing, gradient_scale)
+        if board is not None:
+            plan.tensorboard_dir = None  # smdebug's own export, of the same
+        hook = TensorHook(plan, wanted, missing, gradient_scale, board=board)
         hook.register(model, criteria)
     except Exception as error:  # smdebug asserts and raises as it likes
         reason = f"the debugger hook cannot be used: {type(error).__name__}: {error}"
@@ -131,11 +138,24 @@ class _Kept(NamedTuple):
     sampled: Mapping[str, Tensor]
     units: Tensor | None
     learns: bool
+    shown: Tensor
+    elements: int
 
 
 class _Loss(NamedTuple):
     mode: str
     step: int
+    value: Tensor
+
+
+class _File(NamedTuple):
+    """A tensor on its way to smdebug's files; see `TensorFiles.add`."""
+
+    step: int
+    mode: str
+    mode_number: int
+    mode_step: int
+    name: str
     value: Tensor
 
 
@@ -164,6 +184,7 @@ class TensorHook:
         missing: collection -> why it cannot be saved.
         gradient_scale: see `attach`.
         failure: why nothing is saved, or empty.
+        board: see `attach`.
     """
 
     def __init__(
@@ -174,12 +195,14 @@ class TensorHook:
         gradient_scale: Callable[[], float] | None,
         *,
         failure: str = "",
+        board: TensorBoard | None = None,
     ) -> None:
         self._plan = plan
         self._wanted = wanted
         self._missing = dict(missing)
         self._gradient_scale = gradient_scale
         self._failure = failure
+        self._board = board
         self._off = plan is None
         self._handles: list[Any] = []
         self._gradient_handles: list[Any] = []
@@ -191,7 +214,7 @@ class TensorHook:
         self._scale = 1.0
         self._calls: dict[str, int] = {}
         # On their way from the device.
-        self._files_pending: list[tuple[int, str, int, int, str, Tensor]] = []
+        self._files_pending: list[_File] = []
         self._kept_pending: list[_Kept] = []
         self._losses_pending: list[_Loss] = []
         self._answers_pending: list[tuple[Tensor, Tensor]] = []
@@ -459,7 +482,12 @@ class TensorHook:
         elif collection in ("tanh_input", "sigmoid_input"):
             low, high = self._wanted.tanh if collection == "tanh_input" else self._wanted.sigmoid
             units = share((value >= low) & (value <= high))
-        self._kept_pending.append(_Kept(collection, name, self._step, statistics, sampled, units, learns))
+        shown = value.new_empty(0)
+        if self._board is not None and learns and collection in ("weights", "gradients"):
+            shown = self._samples_before[name] if collection == "weights" else sample(value).clone()
+        self._kept_pending.append(
+            _Kept(collection, name, self._step, statistics, sampled, units, learns, shown, value.numel())
+        )
         if self._saving:
             self._to_files(name, value, statistics)
             if any(one.name == collection for one in self._saving):
@@ -518,7 +546,7 @@ class TensorHook:
 
     def _queue(self, name: str, value: Tensor) -> None:
         mode = self._modes[self._mode]
-        self._files_pending.append((self._plan.step, self._mode, mode.value, self._step, name, value))
+        self._files_pending.append(_File(self._plan.step, self._mode, mode.value, self._step, name, value))
         self._pending_bytes += value.numel() * value.element_size()
 
     def _take_answers(self, logits: Tensor, target: Tensor) -> None:
@@ -552,7 +580,8 @@ class TensorHook:
             (small.add(one.statistics), [(name, small.add(value)) for name, value in one.sampled.items()])
             for one in kept
         ]
-        file_places = [small.add(entry[-1]) for entry in files]
+        file_places = [small.add(one.value) for one in files]
+        shown_places = [small.add(one.shown) for one in kept]
         values = small.fetch()
         labels = self._fetch_labels() if whole_pass else None
         with self._lock:
@@ -577,10 +606,39 @@ class TensorHook:
                 histories.setdefault(one.name, _History()).add(Reading(one.step, numbers, units))
             if labels is not None:
                 self._keep_labels(*labels)
-        if not self._writes:
-            return
-        for (step, mode, number, mode_step, name, _), place in zip(files, file_places, strict=True):
-            self._files.add(step, mode, number, mode_step=mode_step, name=name, value=values[place])
+        if self._board is not None:
+            self._show(
+                self._board,
+                [(loss, values[place]) for loss, place in zip(losses, loss_places, strict=True)],
+                [
+                    (one, values[at], values[by])
+                    for one, (at, _), by in zip(kept, kept_places, shown_places, strict=True)
+                ],
+            )
+        if self._writes:
+            self._write_files(files, [values[place] for place in file_places], labels)
+
+    @staticmethod
+    def _show(
+        board: TensorBoard,
+        losses: Sequence[tuple[_Loss, NDArray[Any]]],
+        kept: Sequence[tuple[_Kept, NDArray[Any], NDArray[Any]]],
+    ) -> None:
+        """Losses with their values, and tensors with their statistics and samples, for people to look at."""
+        for loss, value in losses:
+            if loss.mode == "TRAIN":
+                board.scalars(loss.step, {"step/train_loss": float(value.reshape(-1).mean())})
+        for one, statistics, shown in kept:
+            low, high = (float(statistics[STATISTICS.index(name)]) for name in ("min", "max"))
+            tag = f"{one.collection}/{one.name.removeprefix('gradient/')}"
+            board.histogram(one.step, tag, shown.reshape(-1), low=low, high=high, elements=one.elements)
+        board.flush()
+
+    def _write_files(
+        self, files: Sequence[_File], values: Sequence[NDArray[Any]], labels: tuple[NDArray[np.int64], ...] | None
+    ) -> None:
+        for (step, mode, number, mode_step, name, _), value in zip(files, values, strict=True):
+            self._files.add(step, mode, number, mode_step=mode_step, name=name, value=value)
         if labels is not None:
             self._write_labels(*labels)
         if files or labels is not None:

@@ -22,6 +22,7 @@ from dogbreed.insight.monitor import DEFAULT_INTERVAL_S, Monitor
 from dogbreed.insight.profile import Profile
 from dogbreed.insight.rules.common import Rule
 from dogbreed.insight.system import SystemSampler
+from dogbreed.insight.tensorboard import TensorBoard
 from dogbreed.insight.timeline import OperatorProfile, Timeline
 from dogbreed.insight.verdicts import Status, Verdict
 
@@ -90,6 +91,7 @@ class Watch:
         config: Path | None,
         evaluation_criterion: nn.Module | None = None,
         gradient_scale: Callable[[], float] | None = None,
+        board: TensorBoard | None = None,
     ) -> None:
         """Puts the hook on what is trained, see `tensors.attach`, and begins to sample and to judge."""
         self._hook = tensors.attach(
@@ -100,6 +102,7 @@ class Watch:
             wanted=tensors.wanted(self._rules),
             evaluation_criterion=evaluation_criterion,
             gradient_scale=gradient_scale,
+            board=board,
         )
         if self._sampler is not None:
             self._sampler.start()

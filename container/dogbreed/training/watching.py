@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +24,7 @@ from dogbreed.insight.photos import WrongPhoto, wrong_photo
 from dogbreed.insight.report import EpochRecord, JobRecord
 from dogbreed.insight.rules.registry import default_rules, parse_names, parse_rules
 from dogbreed.insight.system import SystemSampler
+from dogbreed.insight.tensorboard import TensorBoard
 from dogbreed.insight.timeline import OperatorProfile, Timeline
 from dogbreed.insight.verdicts import Status
 from dogbreed.insight.watch import Watch
@@ -76,6 +77,10 @@ class Watching:
             stop_on=parse_names(hyperparameters.stop_on, rules),
             labels=record.labels,
         )
+        folder = environment.tensorboard or (environment.paths.tensorboard if hyperparameters.tensorboard else None)
+        self._board = TensorBoard(folder) if folder else None
+        if folder:
+            logger.info("TensorBoard finds scalars and histograms in %s", folder)
         self._attached = False
         self._epochs: list[EpochRecord] = []
 
@@ -93,7 +98,9 @@ class Watching:
         """Begins to watch what learns, before its first forward pass."""
         self._attached = True
         paths = self._environment.paths
-        self._watch.attach(learning, criterion, folder=paths.tensors, config=self._environment.hook_config)
+        self._watch.attach(
+            learning, criterion, folder=paths.tensors, config=self._environment.hook_config, board=self._board
+        )
 
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         """Begins a pass of the timeline, and the hook's mode."""
@@ -118,6 +125,8 @@ class Watching:
     def on_epoch_end(self, result: EpochResult) -> None:
         """Keeps the record as it is now, from which an interrupted job gets its page."""
         self._epochs.append(EpochRecord(result.epoch, result.metrics, result.learning_rate, result.seconds))
+        more = {"learning_rate": result.learning_rate, "images_per_s": result.images_per_s}
+        self._show(result.epoch, {**result.metrics, **more})
         self._record = replace(self._record, epochs=tuple(self._epochs), ended=datetime.now(UTC))
         try:
             report.write_record(self._record, self._folder)
@@ -134,6 +143,8 @@ class Watching:
             profile=findings.profile,
             **known,  # type: ignore[arg-type]
         )
+        tested = {name: value for name, value in record.metrics.items() if name.startswith("test_")}
+        self._show(record.best_epoch, tested)
         try:
             page = report.write(record, self._folder)
         except OSError as error:
@@ -151,6 +162,11 @@ class Watching:
             counts[Status.NOT_ENOUGH_DATA],
             page,
         )
+
+    def _show(self, epoch: int, values: Mapping[str, float]) -> None:
+        if self._board is not None:
+            self._board.scalars(epoch, {f"epoch/{name}": value for name, value in values.items()})
+            self._board.flush()
 
     def _hears(self, phase: Phase) -> bool:
         return self._attached or phase is Phase.FEATURES
