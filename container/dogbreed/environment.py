@@ -161,6 +161,23 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracking:
+    """The MLflow run that a job is told to, in the client's own variables.
+
+    Attributes:
+        uri: of the tracking server (MLFLOW_TRACKING_URI).
+        experiment: by name (MLFLOW_EXPERIMENT_NAME), or None.
+        run_id: of a run that exists (MLFLOW_RUN_ID), or None.
+        run_name: of a new one (MLFLOW_RUN_NAME), or None.
+    """
+
+    uri: str
+    experiment: str | None
+    run_id: str | None
+    run_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingEnvironment:
     """What the platform tells a training job.
 
@@ -172,6 +189,7 @@ class TrainingEnvironment:
         checkpoints: folder that is synced with S3, or None without CheckpointConfig.
         hook_config: smdebug's hook configuration written by the platform, or None.
         tensorboard: folder that a TensorBoardOutputConfig names, or None without one.
+        tracking: MLflow's, or None.
         weights: folder of pretrained weights inside the image.
         cache: folder for what can be computed again: DOGBREED_CACHE_DIR, else the warm pool's, which outlives the
             job, else scratch.
@@ -185,6 +203,7 @@ class TrainingEnvironment:
     checkpoints: Path | None
     hook_config: Path | None
     tensorboard: Path | None
+    tracking: Tracking | None
     weights: Path
     cache: Path
     log_level: str
@@ -249,6 +268,7 @@ def read_training_environment(
         checkpoints=Path(str(checkpoints)) if checkpoints else None,
         hook_config=hook_config if hook_config.is_file() else None,
         tensorboard=_read_tensorboard(paths),
+        tracking=_read_tracking(environ),
         weights=Path(environ.get("DOGBREED_WEIGHTS_DIR", "/opt/dogbreed/weights")),
         cache=Path(cache) if cache else _SCRATCH / "dogbreed",
         log_level=_log_level(environ),
@@ -415,6 +435,23 @@ def _read_groups(described: object) -> dict[str, tuple[str, ...]]:
         for group in (described if isinstance(described, list) else [])
         if isinstance(group, dict) and "instance_group_name" in group and isinstance(group.get("hosts"), list)
     }
+
+
+def _read_tracking(environ: Mapping[str, str]) -> Tracking | None:
+    uri, experiment, run_id, name = (
+        environ.get(name, "").strip() or None
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "MLFLOW_RUN_NAME")
+    )
+    return Tracking(uri, experiment, run_id, name) if uri else None
+
+
+def shorten_mlflow_requests(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Tells MLflow's client, which reads the environment itself, to give a server up after a minute.
+
+    Its own 7 retries of up to 120 s would outlast many a job. What the user has set stays.
+    """
+    environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
 def _read_worker(environ: Mapping[str, str]) -> Worker | None:

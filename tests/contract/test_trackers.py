@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -60,3 +61,32 @@ def test_tensorboard_writes_where_the_platform_says(in_process: OptMl, drawn_dat
 def test_without_being_asked_nothing_is_written_for_tensorboard(in_process: OptMl, drawn_data: Path) -> None:
     run(in_process, drawn_data)
     assert not (in_process.root / "output" / "tensorboard").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow and what it imports warn of much
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="MLflow is not installed")
+def test_mlflow_is_told_of_a_job(
+    in_process: OptMl, drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = (tmp_path / "store").as_uri()
+    for name, value in {"TRACKING_URI": store, "EXPERIMENT_NAME": "dogs", "ALLOW_FILE_STORE": "true"}.items():
+        monkeypatch.setenv(f"MLFLOW_{name}", value)
+    monkeypatch.setenv("TRAINING_JOB_NAME", "dogs-1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    run(in_process, drawn_data)
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(store)
+    (told,) = client.search_runs([client.get_experiment_by_name("dogs").experiment_id])
+    assert told.data.tags["mlflow.runName"] == "dogs-1"
+    assert told.info.status == "FINISHED"
+    assert told.data.params["lr"] == "0.01"
+    record = json.loads((in_process.root / "output" / "data" / "insight" / "record.json").read_text())
+    history = client.get_metric_history(told.info.run_id, "validation_loss")
+    assert {one.step: one.value for one in history} == pytest.approx(
+        {one["epoch"]: one["metrics"]["validation_loss"] for one in record["epochs"]}
+    )
+    assert told.data.metrics["test_accuracy"] == pytest.approx(record["metrics"]["test_accuracy"])
+    kept = {one.path for folder in ("insight", "model") for one in client.list_artifacts(told.info.run_id, folder)}
+    assert {"insight/report.html", "model/bundle.json", "model/model.safetensors"} <= kept

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from dogbreed import environment
-from dogbreed.environment import Paths, available_cpus, read_serving_environment, read_training_environment
+from dogbreed.environment import (
+    Paths,
+    Tracking,
+    available_cpus,
+    read_serving_environment,
+    read_training_environment,
+    shorten_mlflow_requests,
+)
 from dogbreed.errors import ConfigurationError
 
 CONFIG_FILES = ("hyperparameters.json", "inputdataconfig.json", "resourceconfig.json", "checkpointconfig.json")
@@ -215,6 +222,21 @@ def test_a_host_that_is_not_among_the_hosts_is_refused(opt_ml, content):
 def test_checkpoints_go_where_the_job_says(opt_ml):
     opt_ml.write("checkpointconfig.json", {"LocalPath": "/opt/ml/elsewhere", "S3Uri": "s3://bucket/job"})
     assert read(opt_ml).checkpoints == Path("/opt/ml/elsewhere")
+
+
+def test_mlflows_variables_name_a_run(opt_ml):
+    assert read(opt_ml).tracking is None
+    assert read(opt_ml, MLFLOW_EXPERIMENT_NAME="dogs", MLFLOW_TRACKING_URI=" ").tracking is None
+    assert read(opt_ml, MLFLOW_TRACKING_URI="http://here").tracking == Tracking("http://here", None, None, None)
+    given = {"MLFLOW_EXPERIMENT_NAME": "dogs", "MLFLOW_RUN_ID": "12ab", "MLFLOW_RUN_NAME": "first"}
+    found = read(opt_ml, MLFLOW_TRACKING_URI="http://here", **given).tracking
+    assert found == Tracking("http://here", "dogs", "12ab", "first")
+
+
+def test_mlflow_gives_up_a_server_soon_unless_the_user_says_otherwise():
+    environ = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "100"}
+    shorten_mlflow_requests(environ)
+    assert environ == {"MLFLOW_HTTP_REQUEST_TIMEOUT": "100", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 
 
 @pytest.mark.parametrize(

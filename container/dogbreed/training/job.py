@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import FrameType
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -157,7 +157,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
         mix=make_mixing(hyperparameters, len(splits.labels)),
     )
     lesson = Lesson(loop, spec, hyperparameters, watching.attach if watching else lambda *_: None)
-    known: dict[str, object] = {}
+    known: dict[str, Any] = {}
     try:
         taught = lesson.teach(model, splits, cache=environment.cache, checkpoints=environment.checkpoints)
         fit = taught.fit
@@ -207,7 +207,8 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             "corrupt_images": loop.corrupt.found,
         }
     except BaseException as error:
-        known["facts"] = {**record.facts, "ended_by": f"an error: {_first_line(error)[:300]}"}
+        facts = {**record.facts, "ended_by": f"an error: {_first_line(error)[:300]}"}
+        known |= {"facts": facts, "failed": True}
         raise
     finally:
         # Also of a job that failed: its report is what says why.

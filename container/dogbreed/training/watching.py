@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dogbreed.environment import TrainingEnvironment
+from dogbreed.environment import TrainingEnvironment, shorten_mlflow_requests
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.insight import report
 from dogbreed.insight.photos import WrongPhoto, wrong_photo
@@ -26,6 +26,7 @@ from dogbreed.insight.rules.registry import default_rules, parse_names, parse_ru
 from dogbreed.insight.system import SystemSampler
 from dogbreed.insight.tensorboard import TensorBoard
 from dogbreed.insight.timeline import OperatorProfile, Timeline
+from dogbreed.insight.tracking import DEFAULT_EXPERIMENT, Run, Tracker
 from dogbreed.insight.verdicts import Status
 from dogbreed.insight.watch import Watch
 from dogbreed.training.data import Sample
@@ -81,6 +82,7 @@ class Watching:
         self._board = TensorBoard(folder) if folder else None
         if folder:
             logger.info("TensorBoard finds scalars and histograms in %s", folder)
+        self._tracker = _tracker(environment, record)
         self._attached = False
         self._epochs: list[EpochRecord] = []
 
@@ -133,8 +135,13 @@ class Watching:
         except OSError as error:
             logger.warning("the record of the job cannot be written: %s", error)
 
-    def finish(self, **known: object) -> None:
-        """Judges for the last time and writes the report; ``known`` are further fields of its `JobRecord`."""
+    def finish(self, *, failed: bool = False, **known: object) -> None:
+        """Judges for the last time, writes the report and ends what is told to others.
+
+        Args:
+            failed: the job ends with an error.
+            known: further fields of its `JobRecord`.
+        """
         findings = self._watch.finish(self._folder)
         record = replace(
             self._record,
@@ -145,16 +152,21 @@ class Watching:
         )
         tested = {name: value for name, value in record.metrics.items() if name.startswith("test_")}
         self._show(record.best_epoch, tested)
+        self._write_report(record)
+        if self._tracker is not None:
+            self._tracker.finish({"insight": self._folder, "model": self._environment.paths.model}, failed=failed)
+
+    def _write_report(self, record: JobRecord) -> None:
         try:
             page = report.write(record, self._folder)
         except OSError as error:
             logger.warning("the report cannot be written: %s", error)
             return
         # Each verdict stood in the log when it was reached; here is what to do, and where all of them are.
-        for verdict in findings.verdicts:
+        for verdict in record.verdicts:
             if verdict.status is Status.ISSUES_FOUND and verdict.recommendation:
                 logger.info("%s: %s", verdict.rule, verdict.recommendation)
-        counts = Counter(verdict.status for verdict in findings.verdicts)
+        counts = Counter(verdict.status for verdict in record.verdicts)
         logger.info(
             "%d rules found no issue, %d found one, %d had not enough data; report: %s",
             counts[Status.NO_ISSUES_FOUND],
@@ -164,12 +176,24 @@ class Watching:
         )
 
     def _show(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Tells those who draw curves of an epoch."""
+        if self._tracker is not None and values:
+            self._tracker.metrics(epoch, values)
         if self._board is not None:
             self._board.scalars(epoch, {f"epoch/{name}": value for name, value in values.items()})
             self._board.flush()
 
     def _hears(self, phase: Phase) -> bool:
         return self._attached or phase is Phase.FEATURES
+
+
+def _tracker(environment: TrainingEnvironment, record: JobRecord) -> Tracker | None:
+    told = environment.tracking
+    if told is None:
+        return None
+    shorten_mlflow_requests()
+    run = Run(told.uri, told.experiment or DEFAULT_EXPERIMENT, told.run_id, told.run_name or environment.job_name)
+    return Tracker(run, record.hyperparameters)
 
 
 class WrongAnswers:
