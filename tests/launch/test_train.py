@@ -3,15 +3,12 @@
 import json
 import re
 from datetime import UTC, datetime
-from importlib.metadata import distribution
-from pathlib import Path
 
 import pytest
-from tests.launch.conftest import BUCKET, IMAGE, REGION, ROLE
+from tests.launch.conftest import BUCKET, IMAGE, ROLE
 from tests.launch.scripted import Scripted, problems, refusal
 
 from dogbreed.logs import METRIC_REGEXES
-from scripts.launcher.commands import train
 from scripts.launcher.plan import Call
 
 DATA = ("--data", f"s3://{BUCKET}/dogbreed/data/dogs")
@@ -94,7 +91,7 @@ def test_a_request_with_everything_is_right(launch):
         *("--instance-type", "ml.m5.xlarge", "--instance-count", "2", "--max-run", "90m", "--spot"),
         *("--input-mode", "FastFile", "--volume-gb", "100", "--kms-key", "1234abcd-12ab-34cd-56ef-1234567890ab"),
         *("--subnets", "subnet-0a", "subnet-0b", "--security-groups", "sg-0a", "--network-isolation"),
-        *("--tags", "team=dogs", "cost-center=a=b", "--managed-debugger"),
+        *("--tags", "team=dogs", "cost-center=a=b", "--tensorboard", "--managed-debugger"),
     )
     assert found["HyperParameters"] == {"model": "resnet18", "batch-size": "64", "lr": "0.01"}
     assert [(one["ChannelName"], one["InputMode"]) for one in found["InputDataConfig"]] == [
@@ -110,6 +107,7 @@ def test_a_request_with_everything_is_right(launch):
     assert found["VpcConfig"] == {"Subnets": ["subnet-0a", "subnet-0b"], "SecurityGroupIds": ["sg-0a"]}
     assert found["OutputDataConfig"]["KmsKeyId"] == found["ResourceConfig"]["VolumeKmsKeyId"]
     assert found["EnableNetworkIsolation"] is True
+    assert found["TensorBoardOutputConfig"] == {"S3OutputPath": f"s3://{BUCKET}/dogbreed/jobs"}
     assert found["Tags"] == [{"Key": "team", "Value": "dogs"}, {"Key": "cost-center", "Value": "a=b"}]
 
 
@@ -191,25 +189,6 @@ def test_a_folder_is_no_manifest(launch):
     ended = launch("train", *data, "--manifest-attributes", "source-ref", "class", "--dry-run")
     assert ended.code == 2
     assert f"--data: s3://{BUCKET}/dogs/ is a folder; with --manifest-attributes give the manifest" in ended.err
-
-
-def test_the_managed_debugger_asks_for_losses_and_two_rules_from_the_regions_registry(launch):
-    found = request(launch, "--managed-debugger")
-    (collection,) = found["DebugHookConfig"]["CollectionConfigurations"]
-    assert collection["CollectionName"] == "losses"
-    assert collection["CollectionParameters"] == {"train.save_interval": "10", "eval.save_interval": "1"}
-    assert [rule["RuleConfigurationName"] for rule in found["DebugRuleConfigurations"]] == [
-        "LossNotDecreasing",
-        "Overfit",
-    ]
-    image = f"929884845733.dkr.ecr.{REGION}.amazonaws.com/sagemaker-debugger-rules:latest"
-    assert {rule["RuleEvaluatorImage"] for rule in found["DebugRuleConfigurations"]} == {image}
-
-
-def test_the_registries_are_those_of_the_installed_sdk():
-    file = distribution("sagemaker-core").locate_file("sagemaker/core/image_uri_config/debugger.json")
-    table = json.loads(Path(str(file)).read_text(encoding="utf-8"))
-    assert table["versions"]["latest"]["registries"] == train._RULES_REGISTRIES
 
 
 @pytest.mark.parametrize("instance_type", ["ml.g5.xlarge", "ml.g4dn.xlarge", "ml.p5.4xlarge", "ml.r5d.xlarge"])

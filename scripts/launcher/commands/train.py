@@ -17,8 +17,10 @@ or network is needed. --data, --channel and --weights are folders or files, --in
 The bundle is in build/local/NAME/model, the report in build/local/NAME/output; Ctrl-C stops such a job, as the platform
 would, and keeps the model of its best epoch.
 
---managed-debugger attaches AWS's own SageMaker Debugger with the rules LossNotDecreasing and Overfit as well. AWS
-closed that service to new customers on 2026-07-30: only accounts that used it before can start such a job.
+--managed-debugger attaches AWS's own SageMaker Debugger as well, with the rules named, such as
+`--managed-debugger Overfit:patience=2 VanishingGradient LowGPUUtilization`, or with LossNotDecreasing, Overfit and
+ProfilerReport. AWS closed that service to new customers on 2026-07-30: only accounts that used it before can start such
+a job. --tensorboard lets the platform send what the image writes for TensorBoard to S3 while the job runs.
 """
 
 from __future__ import annotations
@@ -26,10 +28,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from scripts.launcher import arguments as types
-from scripts.launcher import following, jobs
+from scripts.launcher import debugger, following, jobs
 from scripts.launcher import settings as settings_module
 from scripts.launcher.context import Context
 from scripts.launcher.errors import ServiceError, SettingError
@@ -37,37 +38,6 @@ from scripts.launcher.local import folders, training
 from scripts.launcher.plan import Call
 from scripts.launcher.search import trials, tuning
 from scripts.launcher.settings import Settings
-
-# sagemaker-debugger-rules:latest per region, from image_uri_config/debugger.json of sagemaker-core 2.27.
-_RULES_REGISTRIES: Mapping[str, str] = {
-    "af-south-1": "314341159256",
-    "ap-east-1": "199566480951",
-    "ap-northeast-1": "430734990657",
-    "ap-northeast-2": "578805364391",
-    "ap-northeast-3": "479947661362",
-    "ap-south-1": "904829902805",
-    "ap-southeast-1": "972752614525",
-    "ap-southeast-2": "184798709955",
-    "ca-central-1": "519511493484",
-    "cn-north-1": "618459771430",
-    "cn-northwest-1": "658757709296",
-    "eu-central-1": "482524230118",
-    "eu-north-1": "314864569078",
-    "eu-south-1": "563282790590",
-    "eu-west-1": "929884845733",
-    "eu-west-2": "250201462417",
-    "eu-west-3": "447278800020",
-    "me-south-1": "986000313247",
-    "sa-east-1": "818342061345",
-    "us-east-1": "503895931360",
-    "us-east-2": "915447279597",
-    "us-gov-west-1": "515509971035",
-    "us-west-1": "685455198987",
-    "us-west-2": "895741380848",
-}
-# Overfit compares the losses of training with those of evaluation; smdebug's own interval, 500, is too long for both.
-_LOSSES: Mapping[str, str] = {"train.save_interval": "10", "eval.save_interval": "1"}
-_RULES = ("LossNotDecreasing", "Overfit")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     other = parser.add_argument_group("other")
     other.add_argument("--name", type=types.job_name, help="of the job; default dogbreed and the UTC time")
     other.add_argument("--tags", type=types.pair, nargs="+", default=[], metavar="KEY=VALUE", help="for the bill")
-    other.add_argument("--managed-debugger", action="store_true", help="AWS's rules as well; see above")
+    other.add_argument("--managed-debugger", nargs="*", metavar="RULE", help="AWS's rules as well; see above")
+    other.add_argument("--tensorboard", action="store_true", help="curves and histograms for TensorBoard, live in S3")
     other.add_argument("--no-wait", action="store_true", help="start the job, print its name and return")
     other.add_argument("--quiet", action="store_true", help="of the log, show only the lines with metrics")
     settings_module.add_arguments(parser, "role", "bucket", "prefix", "image")
@@ -119,8 +90,10 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     parameters["AlgorithmSpecification"]["EnableSageMakerMetricsTimeSeries"] = True
     if arguments.tags:
         parameters["Tags"] = types.tags(arguments.tags)
-    if arguments.managed_debugger:
-        parameters |= _managed_debugger(settings.region, outputs)
+    if arguments.managed_debugger is not None:
+        parameters |= debugger.request_parts(arguments.managed_debugger, region=settings.region, outputs=outputs)
+    if arguments.tensorboard:
+        parameters["TensorBoardOutputConfig"] = {"S3OutputPath": outputs}
     create = Call("sagemaker", "CreateTrainingJob", parameters)
     search = _search(arguments)
     return [tuning.describe(search), create] if search else [create]
@@ -164,8 +137,12 @@ def run(calls: Sequence[Call], context: Context) -> int:
 
 def _local_plan(arguments: argparse.Namespace, settings: Settings) -> Call:
     """The request as the SDK's local mode takes it: folders for S3, and nothing that only the account has."""
-    debugger = {"--checkpoints": arguments.checkpoints, "--managed-debugger": arguments.managed_debugger}
-    folders.refuse(jobs.account_only(arguments) | debugger)
+    only = {
+        "--checkpoints": arguments.checkpoints,
+        "--managed-debugger": arguments.managed_debugger is not None,
+        "--tensorboard": arguments.tensorboard,
+    }
+    folders.refuse(jobs.account_only(arguments) | only)
     channels = [
         jobs.channel(name, folders.given_uri(argument, text), "File")
         for argument, name, text in jobs.given_channels(arguments)
@@ -222,33 +199,8 @@ def _overridden(best: Mapping[str, str], arguments: argparse.Namespace) -> dict[
     return types.hyperparameters(list((kept | given).items()))
 
 
-def _managed_debugger(region: str, outputs: str) -> dict[str, Any]:
-    account = _RULES_REGISTRIES.get(region)
-    if account is None:
-        raise SettingError(
-            f"--managed-debugger: the registry of AWS's rules in {region} is not known here; known are "
-            + ", ".join(sorted(_RULES_REGISTRIES))
-        )
-    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    image = f"{account}.dkr.ecr.{region}.{domain}/sagemaker-debugger-rules:latest"
-    return {
-        "DebugHookConfig": {
-            "S3OutputPath": outputs,
-            "CollectionConfigurations": [{"CollectionName": "losses", "CollectionParameters": dict(_LOSSES)}],
-        },
-        "DebugRuleConfigurations": [
-            {
-                "RuleConfigurationName": rule,
-                "RuleEvaluatorImage": image,
-                "RuleParameters": {"rule_to_invoke": rule},
-            }
-            for rule in _RULES
-        ],
-    }
-
-
 def _cost_line(create: Call) -> str:
     line = jobs.cost_line(create.parameters)
-    if "DebugRuleConfigurations" in create.parameters:
+    if {"DebugRuleConfigurations", "ProfilerRuleConfigurations"} & set(create.parameters):
         line += "; AWS's rules run on machines of theirs"
     return line
