@@ -161,6 +161,25 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class Profiling:
+    """What a job's ProfilerConfig says of how the machine is watched; None leaves it to us.
+
+    `DisableProfiler` is not among it: it turns off AWS's own monitoring, which many accounts cannot have any more.
+
+    Attributes:
+        folder: of the system metrics.
+        interval_s: between two samples.
+        start_step: train step from which operators are profiled.
+        steps: that are profiled.
+    """
+
+    folder: Path
+    interval_s: float | None
+    start_step: int | None
+    steps: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tracking:
     """The MLflow run that a job is told to, in the client's own variables.
 
@@ -188,6 +207,7 @@ class TrainingEnvironment:
         hyperparameters: raw strings, as found.
         checkpoints: folder that is synced with S3, or None without CheckpointConfig.
         hook_config: smdebug's hook configuration written by the platform, or None.
+        profiling: how the machine is watched.
         tensorboard: folder that a TensorBoardOutputConfig names, or None without one.
         tracking: MLflow's, or None.
         weights: folder of pretrained weights inside the image.
@@ -202,6 +222,7 @@ class TrainingEnvironment:
     job_name: str | None
     checkpoints: Path | None
     hook_config: Path | None
+    profiling: Profiling
     tensorboard: Path | None
     tracking: Tracking | None
     weights: Path
@@ -267,6 +288,7 @@ def read_training_environment(
         job_name=environ.get("TRAINING_JOB_NAME"),
         checkpoints=Path(str(checkpoints)) if checkpoints else None,
         hook_config=hook_config if hook_config.is_file() else None,
+        profiling=_read_profiling(environ, paths),
         tensorboard=_read_tensorboard(paths),
         tracking=_read_tracking(environ),
         weights=Path(environ.get("DOGBREED_WEIGHTS_DIR", "/opt/dogbreed/weights")),
@@ -402,6 +424,52 @@ def _read_channels(paths: Paths) -> dict[str, Channel]:
             wrapped=settings.get("RecordWrapperType") == "RecordIO",
         )
     return channels
+
+
+def _read_profiling(environ: Mapping[str, str], paths: Paths) -> Profiling:
+    """The profiler's configuration, at its default place or where smdebug's variable points.
+
+    Names are matched without case, and values may be texts, as smdebug 1.0.34 has it (profiler_config_parser.py).
+    """
+    file = Path(environ.get("SMPROFILER_CONFIG_PATH") or paths.config / "profilerconfig.json")
+    config = {name.lower(): value for name, value in _read_object(file).items()}
+    parameters = _lowered(file, "ProfilingParameters", config.get("profilingparameters"))
+    detailed = _lowered(file, "DetailedProfilingConfig", parameters.get("detailedprofilingconfig"))
+    milliseconds = _positive(file, config, "ProfilingIntervalInMilliseconds")
+    return Profiling(
+        folder=Path(str(parameters.get("localpath") or paths.profile)),
+        interval_s=milliseconds / 1000 if milliseconds else None,
+        start_step=_positive(file, detailed, "StartStep"),
+        steps=_positive(file, detailed, "NumSteps"),
+    )
+
+
+def _lowered(file: Path, name: str, value: object) -> dict[str, object]:
+    """An object inside a file, which the API passes as text of JSON; its names in lower case."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ConfigurationError(f"{file}: {name} is not JSON: {error}") from error
+    if value in (None, ""):
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{file}: {name} holds {value!r} instead of a JSON object")
+    return {str(key).lower(): one for key, one in value.items()}
+
+
+def _positive(file: Path, values: Mapping[str, object], name: str) -> int | None:
+    """A whole number from 1 on, or text of one; None where it is not given or 0."""
+    value = values.get(name.lower())
+    if value is None:
+        return None
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ConfigurationError(f"{file}: {name}={value!r} is not a whole number")
+    return number or None
 
 
 def _read_tensorboard(paths: Paths) -> Path | None:

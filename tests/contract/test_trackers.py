@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,19 @@ def test_tensorboard_writes_where_the_platform_says(in_process: OptMl, drawn_dat
     (file,) = (tmp_path / "tb").iterdir()
     assert file.name.startswith("events.out.tfevents.")
     assert b"epoch/validation_accuracy" in file.read_bytes()
+
+
+def test_the_platforms_profiler_configuration_decides_where_and_how_often(
+    in_process: OptMl, drawn_data: Path, tmp_path: Path
+) -> None:
+    parameters = {"LocalPath": str(tmp_path / "profile")}
+    config = {"ProfilingIntervalInMilliseconds": "100", "ProfilingParameters": parameters, "S3OutputPath": "s3://b/p"}
+    in_process.write("profilerconfig.json", config)
+    run(in_process, drawn_data, epochs="6")
+    lines = [line for file in (tmp_path / "profile").rglob("*.json") for line in file.read_text().splitlines()]
+    times = sorted({json.loads(line)["Timestamp"] for line in lines})
+    assert min(later - earlier for earlier, later in pairwise(times)) < 0.4, "that is not our own interval, 0.5 s"
+    assert not (in_process.root / "output" / "profiler").exists()
 
 
 def test_without_being_asked_nothing_is_written_for_tensorboard(in_process: OptMl, drawn_data: Path) -> None:

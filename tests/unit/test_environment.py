@@ -8,6 +8,7 @@ import pytest
 from dogbreed import environment
 from dogbreed.environment import (
     Paths,
+    Profiling,
     Tracking,
     available_cpus,
     read_serving_environment,
@@ -222,6 +223,42 @@ def test_a_host_that_is_not_among_the_hosts_is_refused(opt_ml, content):
 def test_checkpoints_go_where_the_job_says(opt_ml):
     opt_ml.write("checkpointconfig.json", {"LocalPath": "/opt/ml/elsewhere", "S3Uri": "s3://bucket/job"})
     assert read(opt_ml).checkpoints == Path("/opt/ml/elsewhere")
+
+
+def test_the_profilers_configuration_says_how_the_machine_is_watched(opt_ml, tmp_path):
+    nothing = read(opt_ml).profiling
+    assert nothing == Profiling(opt_ml.root / "output" / "profiler", None, None, None)
+    opt_ml.write(
+        "profilerconfig.json",
+        {
+            "S3OutputPath": "s3://b/p",
+            "ProfilingIntervalInMilliseconds": 200,
+            "ProfilingParameters": {
+                "LocalPath": "/elsewhere",
+                "DetailedProfilingConfig": '{"StartStep": "5", "NumSteps": 2}',
+            },
+        },
+    )
+    assert read(opt_ml).profiling == Profiling(Path("/elsewhere"), 0.2, 5, 2)
+    other = tmp_path / "profiler.json"
+    other.write_text(
+        '{"profilingintervalinmilliseconds": "1000", "ProfilingParameters": null, "DisableProfiler": true}'
+    )
+    assert read(opt_ml, SMPROFILER_CONFIG_PATH=str(other)).profiling.interval_s == 1.0
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"ProfilingIntervalInMilliseconds": "soon"}, "ProfilingIntervalInMilliseconds='soon' is not a whole number"),
+        ({"ProfilingParameters": [1]}, r"ProfilingParameters holds \[1\] instead of a JSON object"),
+        ({"ProfilingParameters": {"DetailedProfilingConfig": "{"}}, "DetailedProfilingConfig is not JSON"),
+    ],
+)
+def test_a_profilers_configuration_that_cannot_be_read(opt_ml, config, says):
+    opt_ml.write("profilerconfig.json", config)
+    with pytest.raises(ConfigurationError, match=says):
+        read(opt_ml)
 
 
 def test_mlflows_variables_name_a_run(opt_ml):

@@ -34,6 +34,9 @@ from dogbreed.insight.evidence import StepTimes
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_SKIP, DEFAULT_STEPS = 20, 3
+"""Train steps before those whose operators are profiled, and how many these are."""
+
 KINDS = (
     "data",
     "copy",
@@ -319,7 +322,7 @@ class OperatorProfile:
         device: ``cuda`` or ``cpu``.
     """
 
-    def __init__(self, *, skip: int = 20, steps: int = 3, device: str = "cpu") -> None:
+    def __init__(self, *, skip: int = DEFAULT_SKIP, steps: int = DEFAULT_STEPS, device: str = "cpu") -> None:
         self._skip = skip
         self._steps = steps
         self._device = device

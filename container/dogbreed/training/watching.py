@@ -23,9 +23,9 @@ from dogbreed.insight import report
 from dogbreed.insight.photos import WrongPhoto, wrong_photo
 from dogbreed.insight.report import EpochRecord, JobRecord
 from dogbreed.insight.rules.registry import default_rules, parse_names, parse_rules
-from dogbreed.insight.system import SystemSampler
+from dogbreed.insight.system import DEFAULT_INTERVAL_S, SystemSampler
 from dogbreed.insight.tensorboard import TensorBoard
-from dogbreed.insight.timeline import OperatorProfile, Timeline
+from dogbreed.insight.timeline import DEFAULT_SKIP, DEFAULT_STEPS, OperatorProfile, Timeline
 from dogbreed.insight.tracking import DEFAULT_EXPERIMENT, Run, Tracker
 from dogbreed.insight.verdicts import Status
 from dogbreed.insight.watch import Watch
@@ -66,6 +66,7 @@ class Watching:
             if hyperparameters.rules
             else default_rules(pretrained=hyperparameters.pretrained, gpus=torch.cuda.device_count())
         )
+        profiling = environment.profiling
         self._environment = environment
         self._record = record
         self._folder = environment.paths.output_data / "insight"
@@ -73,8 +74,14 @@ class Watching:
         self._watch = Watch(
             rules,
             timeline=self._timeline,
-            sampler=SystemSampler(environment.paths.profile, node=environment.hosts.rank + 1),
-            operators=OperatorProfile(device=device.type),
+            sampler=SystemSampler(
+                profiling.folder,
+                node=environment.hosts.rank + 1,
+                interval_s=profiling.interval_s or DEFAULT_INTERVAL_S,
+            ),
+            operators=OperatorProfile(
+                skip=profiling.start_step or DEFAULT_SKIP, steps=profiling.steps or DEFAULT_STEPS, device=device.type
+            ),
             stop_on=parse_names(hyperparameters.stop_on, rules),
             labels=record.labels,
         )
