@@ -84,13 +84,14 @@ class Lesson:
         loop: over images.
         spec: preprocessing of the images.
         hyperparameters: of the job.
-        watch: told of the module that is about to learn and its criterion.
+        watch: told of the module that is about to learn, its criterion, and what says by which factor its gradients are
+            larger than they are.
     """
 
     loop: Loop
     spec: PreprocessSpec
     hyperparameters: Hyperparameters
-    watch: Callable[[nn.Module, nn.Module], object] = lambda _model, _criterion: None
+    watch: Callable[[nn.Module, nn.Module, Callable[[], float]], object] = lambda *_: None
 
     def teach(self, model: Classifier, splits: Splits, *, cache: Path, checkpoints: Path | None) -> Taught:
         """Trains what is trainable in ``model`` and leaves the best weights in it.
@@ -122,7 +123,6 @@ class Lesson:
             if head.ended_by == "stop signal":
                 return Taught(replace(head, weights=clone_weights(learning)), model, head.metrics)
 
-        self.watch(learning, self.loop.criterion)
         if cut is None or stores is None:
             train, validation = self._images_of(splits, cache)
             fit = self._fit(train, validation, keeper, kept, head)
@@ -271,7 +271,7 @@ class Lesson:
             # A head has no convolutions, which are what gains by less precision on a CPU.
             compute=compute.choose("auto" if self.loop.compute.device.type == "cuda" else "fp32"),
         )
-        lesson = replace(self, hyperparameters=recipe, loop=loop)._on(above)
+        lesson = replace(self, hyperparameters=recipe, loop=loop, watch=lambda *_: None)._on(above)
         fit = lesson._fit_by_leader(found, None, None)
         model.head.load_state_dict(fit.weights)
         if fit.best_epoch:
@@ -366,6 +366,7 @@ class Lesson:
             state.load_state_dict(kept)
             if not self.loop.team.leads:  # the leader goes on with the sums of all
                 state.learnt = PassMetrics(self.loop.compute.device)
+        self.watch(self.loop.model, self.loop.criterion, state.scaler.get_scale)
         return self.loop.fit(
             train, validation, state, epochs=chosen.epochs, objective=chosen.objective, keeper=keeper or NoKeeper()
         )

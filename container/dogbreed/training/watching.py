@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -103,12 +103,17 @@ class Watching:
         """That rule's name, or empty."""
         return self._watch.stopped_by
 
-    def attach(self, learning: nn.Module, criterion: nn.Module) -> None:
-        """Begins to watch what learns, before its first forward pass."""
+    def attach(self, learning: nn.Module, criterion: nn.Module, gradient_scale: Callable[[], float]) -> None:
+        """Begins to watch what learns, before its first forward pass; see `tensors.attach`."""
         self._attached = True
         paths = self._environment.paths
         self._watch.attach(
-            learning, criterion, folder=paths.tensors, config=self._environment.hook_config, board=self._board
+            learning,
+            criterion,
+            folder=paths.tensors,
+            config=self._environment.hook_config,
+            gradient_scale=gradient_scale,
+            board=self._board,
         )
 
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:

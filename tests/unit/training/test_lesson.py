@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from dogbreed import backbones
 from dogbreed.backbones import Classifier, HeadSpec
 from dogbreed.hyperparameters import Hyperparameters
+from dogbreed.insight import tensors
+from dogbreed.insight.rules.registry import parse_rules
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute
+from dogbreed.training.compute import Compute
 from dogbreed.training.data import Splits, find_splits
 from dogbreed.training.lesson import Lesson, Taught
 from dogbreed.training.loop import CorruptImages, Loop, Phase
@@ -70,7 +76,7 @@ class Setup:
         self.lesson = Lesson(loop, SPEC, self.hyperparameters, self.watch)
         self.cache = cache
 
-    def watch(self, learning: nn.Module, criterion: nn.Module) -> None:
+    def watch(self, learning: nn.Module, criterion: nn.Module, scale: Callable[[], float]) -> None:
         self.watched.append(learning)
 
     def teach(self) -> Taught:
@@ -91,6 +97,40 @@ def test_the_head_learns_before_the_layers_below_it(drawn_data: Path, tmp_path: 
     assert setup.recorder.epochs == len(taught.fit.history) == 2, "the head's epochs are not told as the job's"
     assert setup.recorder.count(Phase.TRAIN) == 6 + 2
     assert len(setup.watched) == 1, "and not watched"
+
+
+@dataclass(frozen=True)
+class Scaled(Compute):
+    """Float32 on the CPU with the loss scaling of float16 on a GPU."""
+
+    def make_scaler(self) -> GradScaler:
+        return GradScaler("cpu", init_scale=1024.0, enabled=True)
+
+
+def test_gradients_under_loss_scaling_are_watched_as_they_are(drawn_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("smdebug", reason="the image has smdebug; this machine does not")
+
+    def gradients(folder: Path, arithmetic: Compute) -> dict[str, float]:
+        setup = Setup(drawn_data, tmp_path / "cache", trainable="all", head_epochs=0, epochs=1)
+        hooks: list[tensors.TensorHook] = []
+
+        def attach(learning: nn.Module, criterion: nn.Module, scale: Callable[[], float]) -> None:
+            wanted = tensors.wanted(parse_rules("VanishingGradient"))
+            hooks.append(
+                tensors.attach(learning, criterion, folder=folder, config=None, wanted=wanted, gradient_scale=scale)
+            )
+
+        setup.lesson = replace(setup.lesson, watch=attach, loop=replace(setup.lesson.loop, compute=arithmetic))
+        setup.teach()
+        (hook,) = hooks
+        hook.close()
+        assert not hook.failure
+        return {name: one[0].values["abs_mean"] for name, one in hook.evidence()[1]["gradients"].items()}
+
+    plain = gradients(tmp_path / "plain", compute.choose("fp32"))
+    scaled = gradients(tmp_path / "scaled", Scaled(torch.device("cpu"), torch.float32))
+    assert plain
+    assert scaled == pytest.approx(plain, rel=1e-3)
 
 
 def test_what_goes_into_the_head_comes_from_the_stored_maps(drawn_data: Path, tmp_path: Path) -> None:
