@@ -25,10 +25,47 @@ METRIC_NAMES = (
     "test_loss",
     "test_accuracy",
 )
-"""Every metric that a job prints. Accuracies are shares in [0, 1]; losses are mean cross entropies in nats."""
+"""Every metric of an epoch or of the whole job.
 
-METRIC_REGEXES: Mapping[str, str] = {name: rf"\b{name}=({_NUMBER})(?:;|$)" for name in METRIC_NAMES}
-"""Metric name -> regex for a job's MetricDefinitions; group 1 is the value."""
+Accuracies are shares in [0, 1]; losses are mean cross entropies in nats.
+"""
+
+RULE_NAMES = (
+    "LossNotDecreasing",
+    "Overfit",
+    "Overtraining",
+    "ExplodingTensor",
+    "VanishingGradient",
+    "PoorWeightInitialization",
+    "DeadRelu",
+    "SaturatedActivation",
+    "WeightUpdateRatio",
+    "AllZero",
+    "UnchangedTensor",
+    "TensorVariance",
+    "ClassImbalance",
+    "Confusion",
+    "StalledTraining",
+    "LowGPUUtilization",
+    "CPUBottleneck",
+    "IOBottleneck",
+    "BatchSize",
+    "GPUMemoryIncrease",
+    "LoadBalancing",
+    "Dataloader",
+    "MaxInitializationTime",
+    "StepOutlier",
+    "OverallSystemUsage",
+    "OverallFrameworkMetrics",
+)
+"""Every rule whose changes of status a job prints, see `insight.rules.registry`."""
+
+_EPOCH_REGEXES: Mapping[str, str] = {name: rf"\b{name}=({_NUMBER})(?:;|$)" for name in METRIC_NAMES}
+METRIC_REGEXES: Mapping[str, str] = {
+    **_EPOCH_REGEXES,
+    **{f"rule_{name}": rf"\brule_{name}=([01])(?:;|$)" for name in RULE_NAMES},
+}
+"""Metric name -> regex for a job's MetricDefinitions, of which SageMaker takes 40; group 1 is the value."""
 
 
 def metric_line(metrics: Mapping[str, float], *, epoch: int | None = None) -> str:
@@ -43,9 +80,16 @@ def metric_line(metrics: Mapping[str, float], *, epoch: int | None = None) -> st
     return " ".join(head + [f"{name}={value:.6g};" for name, value in metrics.items()])
 
 
+def rule_line(rule: str, *, fired: bool) -> str:
+    """The metric of a rule, told whenever its status changes: 1 while there is an issue, as in ``rule_Overfit=1;``."""
+    if rule not in RULE_NAMES:
+        raise ValueError(f"a rule without a regex: {rule}")
+    return f"rule_{rule}={int(fired)};"
+
+
 def read_metrics(line: str) -> dict[str, float]:
-    """The metrics in one log line, found with the regexes that SageMaker is given."""
-    found = {name: re.search(regex, line) for name, regex in METRIC_REGEXES.items()}
+    """The metrics of an epoch or a job in one log line, found with the regexes that SageMaker is given."""
+    found = {name: re.search(regex, line) for name, regex in _EPOCH_REGEXES.items()}
     return {name: float(match.group(1)) for name, match in found.items() if match}
 
 

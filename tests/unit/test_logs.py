@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed import logs
+from dogbreed.insight.rules.registry import RULES
 
 
 @pytest.fixture
@@ -63,9 +64,26 @@ def test_a_metric_without_a_regex_is_refused():
         logs.metric_line({"speed": 1.0})
 
 
+def test_a_rules_metric_is_found_by_its_own_regex_alone():
+    line = f"INFO dogbreed.insight.watch: {logs.rule_line('Overfit', fired=True)} IssuesFound. At step 3 loss=2;"
+    found = {name: re.search(regex, line) for name, regex in logs.METRIC_REGEXES.items()}
+    assert {name: match.group(1) for name, match in found.items() if match} == {"rule_Overfit": "1"}
+    assert logs.rule_line("DeadRelu", fired=False) == "rule_DeadRelu=0;"
+    assert logs.read_metrics(line) == {}, "it is no metric of an epoch"
+
+
+def test_a_rule_without_a_regex_is_refused():
+    with pytest.raises(ValueError, match="a rule without a regex: Overfitting"):
+        logs.rule_line("Overfitting", fired=True)
+
+
+def test_every_rule_has_a_metric():
+    assert set(logs.RULE_NAMES) == set(RULES)
+
+
 def test_metric_definitions_are_within_the_limits_of_the_api():
     # CreateTrainingJob, AlgorithmSpecification.MetricDefinitions: 40 of them, Name <= 255, Regex <= 500 characters.
-    assert set(logs.METRIC_REGEXES) == set(logs.METRIC_NAMES)
+    assert set(logs.METRIC_REGEXES) == {*logs.METRIC_NAMES, *(f"rule_{name}" for name in logs.RULE_NAMES)}
     assert 1 <= len(logs.METRIC_REGEXES) <= 40
     for name, regex in logs.METRIC_REGEXES.items():
         assert len(name) <= 255

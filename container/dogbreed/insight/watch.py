@@ -25,6 +25,7 @@ from dogbreed.insight.system import SystemSampler
 from dogbreed.insight.tensorboard import TensorBoard
 from dogbreed.insight.timeline import OperatorProfile, Timeline
 from dogbreed.insight.verdicts import Status, Verdict
+from dogbreed.logs import rule_line
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +173,6 @@ class Watch:
 
 
 def _tell(verdict: Verdict) -> None:
-    """One line per change of a rule's status, with a metric that SageMaker can scrape: 1 while there is an issue."""
-    fired = int(verdict.status is Status.ISSUES_FOUND)
-    logger.info("rule_%s=%d; %s. %s", verdict.rule, fired, verdict.status.value, verdict.evidence)
+    """One line per change of a rule's status, with a metric that SageMaker can scrape."""
+    metric = rule_line(verdict.rule, fired=verdict.status is Status.ISSUES_FOUND)
+    logger.info("%s %s. %s", metric, verdict.status.value, verdict.evidence)
