@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from dogbreed import backbones
 from dogbreed.backbones import HeadSpec
+from dogbreed.folding import accelerated
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute, frozen
 from dogbreed.training.data import EpochLoader, Sample, View, find_splits, make_loader
@@ -130,13 +131,13 @@ def frozen_pass(model: str, chosen: argparse.Namespace) -> dict[str, Callable[[]
     def load() -> int:
         return sum(len(batch.indices) for batch in batches(samples, SPEC.centre_view, cpus).epoch(0))
 
-    accelerated = frozen.accelerated(cut.frozen, dtype, torch.randn(1, 3, SIDE, SIDE))
+    network_alone = accelerated(cut.frozen, dtype, torch.randn(1, 3, SIDE, SIDE))
     ready = [batch.images for batch in batches(samples, SPEC.centre_view).epoch(0)]
 
     @torch.no_grad()
     def run_network() -> int:
         for images in ready:
-            accelerated(loop.prepare(images).to(dtype))
+            network_alone(loop.prepare(images).to(dtype))
         return len(samples)
 
     def run_job() -> int:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from dogbreed import backbones
 from dogbreed.backbones import Classifier, HeadSpec
+from dogbreed.engines.agreement import Agreement
 from dogbreed.errors import BundleError, DogbreedError
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import PreprocessSpec
@@ -54,6 +55,8 @@ class Bundle:
         facts: whatever else a reader should know: source of the weights, number of images, best epoch, ...
         data_fingerprint: SHA-256 over the names and sizes of the training files.
         versions: package -> version that trained it.
+        agreements: engine and precision (`engines.engine.describe`) -> how far its answers on validation images were
+            from float32, or why nothing was compared. Empty in bundles of before.
     """
 
     backbone: str
@@ -66,6 +69,7 @@ class Bundle:
     data_fingerprint: str
     facts: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    agreements: Mapping[str, Agreement | str] = field(default_factory=dict)
 
     def build(self) -> Classifier:
         """The network with its weights, in eval mode, on the CPU.
@@ -138,8 +142,12 @@ def load(directory: Path) -> Bundle:
             data_fingerprint=str(document["data_fingerprint"]),
             facts=document["facts"],
             versions=document["versions"],
+            agreements={
+                name: found if isinstance(found, str) else Agreement.read(found)
+                for name, found in document.get("agreements", {}).items()
+            },
         )
-    except (KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
         raise BundleError(f"{directory / BUNDLE_FILE} is damaged: {type(error).__name__} {error}") from error
 
 
@@ -158,6 +166,9 @@ def _document(bundle: Bundle, weights: bytes) -> dict[str, object]:
         "facts": dict(bundle.facts),
         "data_fingerprint": bundle.data_fingerprint,
         "versions": dict(bundle.versions),
+        "agreements": {
+            name: found if isinstance(found, str) else asdict(found) for name, found in bundle.agreements.items()
+        },
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
 

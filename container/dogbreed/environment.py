@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +36,12 @@ DEFAULT_RENDEZVOUS_PORT = 29500
 
 DEFAULT_MAX_PAYLOAD_MB = 25
 """Real-time payload limit of the hosting FAQ. The platform may cut lower, 6 MB in the API model."""
+
+ENGINES = ("auto", "torch", "openvino", "cuda")
+"""What may compute an endpoint's answers; auto takes the quickest that the machine and the bundle allow."""
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+"""Arithmetic of an endpoint."""
 
 _DEFAULT_ROOT = "/opt/ml"
 # SDK v3's ModelTrainer mounts its own code as channels; they never hold class folders.
@@ -248,6 +254,8 @@ class ServingEnvironment:
         cpus: CPUs that this container may use.
         max_waiting: requests that may wait for a CPU in each worker (DOGBREED_MAX_WAITING); more are refused with 503.
         page: serve the page for trying a photo at `/` (DOGBREED_PAGE).
+        engine: what computes, one of ENGINES (DOGBREED_ENGINE).
+        precision: of its arithmetic, one of PRECISIONS (DOGBREED_PRECISION).
     """
 
     paths: Paths
@@ -262,6 +270,8 @@ class ServingEnvironment:
     max_waiting: int
     page: bool
     log_level: str
+    engine: str = "auto"
+    precision: str = "auto"
 
 
 def read_training_environment(
@@ -348,6 +358,10 @@ def read_serving_environment(
         ),
         page=_read_variable(environ, "DOGBREED_PAGE", _boolean, "true or false", False),
         log_level=_log_level(environ),
+        engine=_read_variable(environ, "DOGBREED_ENGINE", _one_of(ENGINES), f"one of {', '.join(ENGINES)}", "auto"),
+        precision=_read_variable(
+            environ, "DOGBREED_PRECISION", _one_of(PRECISIONS), f"one of {', '.join(PRECISIONS)}", "auto"
+        ),
     )
 
 
@@ -572,6 +586,15 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         if not low <= number <= high:
             raise ValueError(text)
         return number
+
+    return convert
+
+
+def _one_of(allowed: Sequence[str]) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError(text)
+        return text.lower()
 
     return convert
 

@@ -24,6 +24,7 @@ from tests.server_process import MAX_PAYLOAD_MB, PATIENCE_S, Answer, Server, is_
 from dogbreed import artifacts, backbones
 from dogbreed.artifacts import Bundle
 from dogbreed.backbones import HeadSpec
+from dogbreed.engines.engine import PlainEngine
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.serving.predictor import Predictor
@@ -125,7 +126,8 @@ def test_served_answers_are_those_of_the_bundle_offline(ready: Server, root: Pat
     other = io.BytesIO()
     Image.linear_gradient("L").save(other, "PNG")
     images = [jpeg, other.getvalue(), jpeg]
-    expected = Predictor(artifacts.load(root / "model"), torch.device("cpu")).predict(images)
+    bundle = artifacts.load(root / "model")
+    expected = Predictor(bundle, PlainEngine(bundle.build(), bundle.preprocessing)).predict(images)
     body = json.dumps({"images": [base64.b64encode(image).decode() for image in images]})
     for accept in ("application/json", "application/jsonlines"):
         answer = ready.send(
@@ -286,12 +288,29 @@ def test_without_a_usable_bundle_ping_says_why_and_the_server_stays(
     assert server.stop() == 0
 
 
+def test_an_engine_that_cannot_be_had_makes_ping_say_why(starting: Callable[..., Server], tmp_path: Path) -> None:
+    save_bundle(tmp_path)
+    server = starting(DOGBREED_ENGINE="torch", DOGBREED_PRECISION="fp16")
+    answer = server.wait(lambda answer: answer.status != 503 or "cannot be had" in answer.error["message"])
+    assert answer.error["message"] == (
+        "DOGBREED_ENGINE=torch with DOGBREED_PRECISION=fp16 cannot be had: torch-fp16: torch computes in fp32 or bf16 "
+        "on a CPU, not in fp16; set both to auto"
+    )
+    assert "Traceback" not in server.log
+
+
+def test_the_log_names_the_engine_and_why_it_was_chosen(ready: Server) -> None:
+    assert re.search(r"INFO [\w.]+: tiny with 7 classes by \w+-fp32: the quickest that may be used here", ready.log)
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
         ("SAGEMAKER_BIND_TO_PORT", "http"),
         ("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "image/png"),
         ("DOGBREED_MAX_WAITING", "many"),
+        ("DOGBREED_ENGINE", "abacus"),
+        ("DOGBREED_PRECISION", "fp4"),
     ],
 )
 def test_a_configuration_error_is_one_line_and_exit_code_1(tmp_path: Path, variable: str, value: str) -> None:

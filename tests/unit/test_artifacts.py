@@ -10,6 +10,7 @@ import torch
 from dogbreed import artifacts, backbones
 from dogbreed.artifacts import Bundle
 from dogbreed.backbones import HeadSpec
+from dogbreed.engines.agreement import Agreement
 from dogbreed.errors import BundleError
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import PreprocessSpec
@@ -56,6 +57,28 @@ def refusal(folder):
 
 
 # What is saved is what is loaded
+
+
+def test_what_was_found_of_engines_is_kept(tmp_path):
+    found = {
+        "torch-bf16": Agreement(
+            images=240, changed=1, accuracy_reference=0.9, accuracy=0.8995, max_probability_change=0.12
+        ),
+        "openvino-bf16": "the openvino package is not installed",
+    }
+    artifacts.save(make_bundle(agreements=found), tmp_path)
+    assert artifacts.load(tmp_path).agreements == found
+
+
+def test_a_bundle_of_before_engines_were_compared_is_read(saved):
+    edit(saved, agreements=None)
+    assert artifacts.load(saved).agreements == {}
+
+
+@pytest.mark.parametrize("agreements", [[], {"torch-bf16": {}}, {"torch-bf16": {"images": "many"}}, {"torch-bf16": 1}])
+def test_a_damaged_record_of_engines_is_refused(saved, agreements):
+    edit(saved, agreements=agreements)
+    assert "bundle.json is damaged" in refusal(saved)
 
 
 def test_everything_comes_back(saved):

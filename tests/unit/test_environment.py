@@ -369,6 +369,7 @@ def test_serving_defaults():
     assert found.max_payload_bytes == 25 * 1024 * 1024
     assert found.default_accept == "application/json"
     assert found.batch_transform is False
+    assert (found.engine, found.precision) == ("auto", "auto")
     assert found.cpus >= 1
 
 
@@ -382,8 +383,11 @@ def test_serving_variables():
             "SAGEMAKER_MAX_PAYLOAD_IN_MB": "6",
             "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "text/csv",
             "SAGEMAKER_BATCH": "true",
+            "DOGBREED_ENGINE": "OpenVINO",
+            "DOGBREED_PRECISION": "bf16",
         }
     )
+    assert (found.engine, found.precision) == ("openvino", "bf16")
     assert (found.host, found.port, found.workers, found.request_timeout_s) == ("127.0.0.1", 9090, 2, 120)
     assert found.max_payload_bytes == 6 * 1024 * 1024
     assert found.default_accept == "text/csv"
@@ -410,6 +414,8 @@ def test_an_empty_variable_is_an_absent_one(name):
         ("SAGEMAKER_MODEL_SERVER_TIMEOUT", "3601", "seconds, 1 to 3600"),
         ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "-1", "0 (no limit) to 1024"),
         ("SAGEMAKER_BATCH", "maybe", "true or false"),
+        ("DOGBREED_ENGINE", "abacus", "one of auto, torch, openvino, cuda"),
+        ("DOGBREED_PRECISION", "fp4", "one of auto, fp32, bf16, fp16"),
     ],
 )
 def test_a_bad_variable_is_named_with_its_value_and_what_is_allowed(name, value, allowed):

@@ -1,7 +1,7 @@
-"""Encoded images -> scores, with the network and the preprocessing of one bundle.
+"""Encoded images -> scores, with the preprocessing of one bundle and an engine that holds its network.
 
-Knows the bundle, the decoder and torch; nothing of requests, queues or when to load. Several threads may predict at
-once: nothing is written after the constructor.
+Knows the bundle, the decoder and the engine's interface; nothing of requests, queues or when to load. Several threads
+may predict at once: nothing is written after the constructor.
 
 Legend: N batch, K classes, S image side.
 """
@@ -9,7 +9,6 @@ Legend: N batch, K classes, S image side.
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -18,33 +17,24 @@ from torch import Tensor
 
 from dogbreed import preprocessing
 from dogbreed.artifacts import Bundle
+from dogbreed.engines.engine import Engine
 from dogbreed.errors import UnreadableImageError
 from dogbreed.preprocessing import CorruptImageError
 from dogbreed.serving.payload import Scores
-
-_LOGGER = logging.getLogger(__name__)
-
-_CHUNK = 16
-"""Images that go through the network at once: more gain nothing on a CPU and cost memory."""
 
 
 class Predictor:
     """A model ready to answer.
 
     Args:
-        bundle: what to serve.
-        device: where to compute; default the GPU if there is one.
-
-    Raises:
-        BundleError: the weights do not fit the network that the bundle names.
+        bundle: whose labels and preprocessing the answers have.
+        engine: computes the scores of the bundle's network.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device | None = None) -> None:
-        self._device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self._spec = bundle.preprocessing
         self._labels = bundle.labels.names
-        self._model = bundle.build().to(self._device)
-        _LOGGER.info("%s with %d classes on %s", bundle.backbone, len(self._labels), self._device)
+        self._engine = engine
 
     def predict(self, images: Sequence[bytes]) -> Scores:
         """Scores encoded images, in order.
@@ -54,12 +44,12 @@ class Predictor:
             ArithmeticError: the network answers with numbers that are not finite.
         """
         rows: list[list[float]] = []
-        for start in range(0, len(images), _CHUNK):
+        for start in range(0, len(images), self._engine.batch):
             views = [
                 self._view(image, place, len(images))
-                for place, image in enumerate(images[start : start + _CHUNK], start)
+                for place, image in enumerate(images[start : start + self._engine.batch], start)
             ]
-            rows.extend(self._score(torch.stack(views)).tolist())
+            rows.extend(self._score(views).tolist())
         return Scores(self._labels, rows)
 
     def self_test(self) -> None:
@@ -87,11 +77,14 @@ class Predictor:
                 why = f"it is none of {', '.join(preprocessing.FORMATS)}"
             raise UnreadableImageError(f"{which} cannot be decoded: {why}") from error
 
-    @torch.inference_mode()
-    def _score(self, images_NCHW: Tensor) -> Tensor:
-        """uint8 [N, 3, S, S] on the CPU -> float32 [N, K], natural logarithms of the softmax, on the CPU."""
-        logits_NK = self._model(self._spec.normalise(images_NCHW.to(self._device)))
-        scores_NK: Tensor = logits_NK.float().log_softmax(dim=1).cpu()
+    def _score(self, views_CHW: Sequence[Tensor]) -> Tensor:
+        """Several of uint8 [3, S, S] -> float32 [N, K], natural logarithms of the softmax."""
+        side = self._spec.size_px
+        # torch.stack would put the channels first, and the network would put them last again.
+        images_NCHW = torch.empty((len(views_CHW), 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last)
+        for row, view in zip(images_NCHW, views_CHW, strict=True):
+            row.copy_(view)
+        scores_NK = self._engine.score(images_NCHW)
         if not scores_NK.isfinite().all():
             raise ArithmeticError("the network answers with numbers that are not finite")
         return scores_NK

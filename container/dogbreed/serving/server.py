@@ -27,7 +27,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from dogbreed import logs
-from dogbreed.environment import SERVING_STOP_GRACE_S, Paths, ServingEnvironment, read_serving_environment
+from dogbreed.environment import SERVING_STOP_GRACE_S, ServingEnvironment, read_serving_environment
 from dogbreed.errors import ConfigurationError
 from dogbreed.serving import payload
 from dogbreed.serving.admission import Gate
@@ -75,20 +75,40 @@ def main() -> int:
     return 0
 
 
-def load_predictor(paths: Paths) -> Predictor:
-    """Imports torch and loads the bundle; runs in a worker's background thread.
+def load_predictor(model: Path, *, engine: str = "auto", precision: str = "auto", streams: int = 1) -> Predictor:
+    """Imports torch and loads a bundle; runs in a worker's background thread.
+
+    Args:
+        model: the bundle's folder.
+        engine: what computes, one of `environment.ENGINES`.
+        precision: of its arithmetic, one of `environment.PRECISIONS`.
+        streams: images that are computed side by side on a CPU.
 
     Raises:
         BundleError: there is none, or it cannot be served.
+        ConfigurationError: the engine or the precision cannot be had here.
     """
     import torch
 
     from dogbreed import artifacts
+    from dogbreed.engines import choice
+    from dogbreed.engines.engine import describe
     from dogbreed.serving.predictor import Predictor
 
     # Requests run side by side, one thread each: torch's own threads would only fight for the same CPUs.
     torch.set_num_threads(1)
-    return Predictor(artifacts.load(paths.model))
+    bundle = artifacts.load(model)
+    chosen = choice.choose(
+        bundle.build(),
+        bundle.preprocessing,
+        bundle.agreements,
+        wish=choice.Wish(engine, precision),
+        streams=streams,
+    )
+    _LOGGER.info(
+        "%s with %d classes by %s: %s", bundle.backbone, len(bundle.labels), describe(chosen.engine), chosen.reason
+    )
+    return Predictor(bundle, chosen.engine)
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -126,7 +146,13 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Called by gunicorn in every worker, after the fork."""
         environment = self._environment
         model = ModelLifecycle(
-            lambda: load_predictor(environment.paths), stuck_after_s=float(environment.request_timeout_s)
+            lambda: load_predictor(
+                environment.paths.model,
+                engine=environment.engine,
+                precision=environment.precision,
+                streams=self._slots,
+            ),
+            stuck_after_s=float(environment.request_timeout_s),
         )
         model.start()
         gate = Gate(self._slots, environment.max_waiting, patience_s=float(environment.request_timeout_s))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
+from dogbreed.engines.engine import cpu_multiplies_bf16
 from dogbreed.errors import HyperparameterError
 
 
@@ -80,19 +81,12 @@ def frozen_dtype(precision: str, device: torch.device) -> torch.dtype:
         return choose(precision).dtype
     if device.type == "cuda":
         return choose("auto").dtype
-    return torch.bfloat16 if _multiplies_bf16() else torch.float32
-
-
-def _multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for bfloat16; without them it is slower than float32."""
-    return any(
-        bool(getattr(torch.cpu, name, bool)()) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    )
+    return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
 
 
 def _gains_by_bf16(network: nn.Module) -> bool:
     """Whether a step of learning is quicker in bfloat16 here: depthwise convolutions are quicker in float32."""
-    return _multiplies_bf16() and not any(
+    return cpu_multiplies_bf16() and not any(
         isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules()
     )
 

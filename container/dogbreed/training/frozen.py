@@ -5,7 +5,6 @@ Knows networks, splits and stores; the order of a job's events is not its busine
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +14,9 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 
 from dogbreed.backbones import Cut
+from dogbreed.folding import accelerated
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training.augment import is_random
 from dogbreed.training.data import Batch, Sample, View
@@ -167,21 +166,3 @@ def whole(cut: Cut, size_px: int, device: torch.device) -> nn.Module:
     """The cut network in one piece again, quicker than the original and in the same float32: for a test pass."""
     image = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0)).to(device)
     return nn.Sequential(accelerated(cut.frozen, torch.float32, image), cut.rest)
-
-
-def accelerated(frozen: nn.Module, dtype: torch.dtype, example: Tensor) -> nn.Module:
-    """The same function, faster: BatchNorm folded into convolutions where the network can be traced, channels last.
-
-    Folding is tried on one example; where it does not run, or gives other numbers, the network stays as it is.
-    """
-    frozen = copy.deepcopy(frozen).eval()
-    with torch.no_grad():
-        expected = frozen(example)
-        try:
-            folded = fuse(frozen)
-            if torch.allclose(folded(example), expected, rtol=1e-3, atol=1e-3):
-                frozen = folded
-        except Exception as error:  # fx refuses what it cannot trace in many ways; folding is only an optimisation
-            logger.debug("BatchNorm stays unfolded: %s", error)
-        frozen = frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return frozen.to(dtype)

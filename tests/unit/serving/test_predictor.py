@@ -11,10 +11,10 @@ from PIL import Image
 from dogbreed import artifacts, backbones, preprocessing
 from dogbreed.artifacts import Bundle
 from dogbreed.backbones import HeadSpec
+from dogbreed.engines.engine import PlainEngine
 from dogbreed.errors import BundleError, UnreadableImageError
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.serving import predictor
 from dogbreed.serving.predictor import Predictor
 
 LABELS = Labels.from_folders(["001.Affenpinscher", "002.Boxer", "003.Pug"])
@@ -36,6 +36,11 @@ def make_bundle(**changes):
     return Bundle(**(facts | changes))
 
 
+def make_served(**changes):
+    bundle = make_bundle(**changes)
+    return Predictor(bundle, PlainEngine(bundle.build(), bundle.preprocessing))
+
+
 def photo(seed, image_format="PNG"):
     pixels = np.random.default_rng(seed).integers(0, 256, (70 + seed, 90, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -45,7 +50,7 @@ def photo(seed, image_format="PNG"):
 
 @pytest.fixture
 def served():
-    return Predictor(make_bundle(), torch.device("cpu"))
+    return make_served()
 
 
 def test_scores_are_the_log_softmax_of_the_networks_logits(served):
@@ -60,7 +65,7 @@ def test_scores_are_the_log_softmax_of_the_networks_logits(served):
 
 
 def test_many_images_are_scored_in_order_over_several_chunks(served, monkeypatch):
-    monkeypatch.setattr(predictor, "_CHUNK", 2)
+    monkeypatch.setattr(PlainEngine, "batch", 2)
     images = [photo(seed) for seed in range(5)]
     together = served.predict(images).log_probabilities
     alone = [served.predict([image]).log_probabilities[0] for image in images]
@@ -76,7 +81,7 @@ def test_every_format_is_found_out_by_the_decoder(served, image_format):
 
 
 def test_an_undecodable_image_is_named_by_its_position(served, monkeypatch):
-    monkeypatch.setattr(predictor, "_CHUNK", 2)
+    monkeypatch.setattr(PlainEngine, "batch", 2)
     with pytest.raises(UnreadableImageError, match=r"image 3 \(counted from 0\) cannot be decoded: it is none of BMP"):
         served.predict([photo(0), photo(1), photo(2), b"text"])
 
@@ -102,14 +107,14 @@ def test_the_self_test_notices_weights_that_are_not_numbers():
         for name, tensor in make_bundle().weights.items()
     }
     with pytest.raises(ArithmeticError, match="not finite"):
-        Predictor(make_bundle(weights=weights), torch.device("cpu")).self_test()
+        make_served(weights=weights).self_test()
 
 
 def test_the_self_test_notices_another_number_of_classes():
     with pytest.raises(ArithmeticError, match="3 outputs, but the bundle names 2 classes"):
-        Predictor(make_bundle(labels=Labels.from_folders(["a", "b"])), torch.device("cpu")).self_test()
+        make_served(labels=Labels.from_folders(["a", "b"])).self_test()
 
 
 def test_weights_of_another_network_are_refused():
     with pytest.raises(BundleError, match="do not fit"):
-        Predictor(make_bundle(head=HeadSpec(7)), torch.device("cpu"))
+        make_served(head=HeadSpec(7))

@@ -1,0 +1,86 @@
+"""What computes a network's answers: the interface that all engines share, and the plain network they are held against.
+
+Knows torch and preprocessing; nothing of bundles, requests or jobs. Both sides use engines: a server answers with
+one, and a job measures at its end whether the quick ones may be used.
+
+Legend: N batch, S image side, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dogbreed.preprocessing import PreprocessSpec
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class UnsuitableError(Exception):
+    """An engine cannot be had for this network on this machine; the message says why, in one sentence."""
+
+
+class Engine(Protocol):
+    """A network in the form in which it is quickest. Several threads may ask at once.
+
+    Attributes:
+        name: of the library that computes: torch, openvino, cuda.
+        precision: of the arithmetic.
+        batch: images that it pays to give at once; more cost memory.
+    """
+
+    name: str
+    precision: Precision
+    batch: int
+
+    def score(self, images_NCHW: Tensor) -> Tensor:
+        """Scores prepared images.
+
+        Args:
+            images_NCHW: uint8 [N, 3, S, S] on the CPU; best in channels_last order, which costs no copy.
+
+        Returns:
+            float32 [N, K] on the CPU: natural logarithms of the softmax.
+        """
+
+
+class PlainEngine:
+    """The network as it was trained, in float32 on one device: the reference for all others.
+
+    Args:
+        model: normalised images -> logits; in eval mode.
+        spec: how images are normalised.
+    """
+
+    name = "plain"
+    precision: Precision = "fp32"
+    batch = 16
+
+    def __init__(self, model: nn.Module, spec: PreprocessSpec) -> None:
+        self._model = model
+        self._spec = spec
+        self._device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def score(self, images_NCHW: Tensor) -> Tensor:
+        """See `Engine`."""
+        return log_softmax(self._model(self._spec.normalise(images_NCHW.to(self._device))))
+
+
+def log_softmax(logits_NK: Tensor) -> Tensor:
+    """Logits of any precision and device -> float32 log-probabilities on the CPU."""
+    return logits_NK.float().log_softmax(dim=1).cpu()
+
+
+def describe(engine: Engine) -> str:
+    """Name and precision, as the log and the bundle write them: ``torch-bf16``."""
+    return f"{engine.name}-{engine.precision}"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bfloat16 (AMX or AVX512-BF16); without them it is emulated, slowly."""
+    return any(
+        bool(getattr(torch.cpu, name, bool)()) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )

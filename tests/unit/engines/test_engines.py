@@ -1,0 +1,107 @@
+"""Every engine answers as the plain network does, and what cannot be had says why."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+from dogbreed import backbones
+from dogbreed.backbones import HeadSpec
+from dogbreed.engines import choice, cuda, openvino_cpu, torch_cpu
+from dogbreed.engines.engine import PlainEngine, UnsuitableError, cpu_multiplies_bf16, describe
+from dogbreed.engines.openvino_cpu import OpenVinoEngine
+from dogbreed.engines.torch_cpu import TorchCpuEngine
+from dogbreed.preprocessing import PreprocessSpec
+
+SPEC = PreprocessSpec.for_size(64)
+needs_openvino = pytest.mark.skipif(not openvino_cpu.is_installed(), reason="the openvino package is not installed")
+needs_bf16 = pytest.mark.skipif(not cpu_multiplies_bf16(), reason="this CPU has no instructions for bfloat16")
+
+
+def make_model(name=backbones.TINY):
+    torch.manual_seed(0)
+    model = backbones.build(name, HeadSpec(5), image_size_px=64).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize("name", [backbones.TINY, "resnet18"])
+@pytest.mark.parametrize("build", [TorchCpuEngine, pytest.param(OpenVinoEngine, marks=needs_openvino)])
+def test_float32_answers_are_those_of_the_plain_network(name, build):
+    model = make_model(name)
+    images = choice.draw(64, count=5)
+    expected = PlainEngine(model, SPEC).score(images)
+    engine = build(model, SPEC, "fp32")
+    assert engine.precision == "fp32"
+    torch.testing.assert_close(engine.score(images), expected, rtol=0, atol=1e-4)
+    # In whatever order the pixels are stored, and one by one.
+    torch.testing.assert_close(engine.score(images.contiguous()), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(engine.score(images[2:3]), expected[2:3], rtol=0, atol=1e-4)
+    assert expected.std(0).max() > 1e-3  # the images do differ for this network
+
+
+@needs_bf16
+@pytest.mark.parametrize("build", [TorchCpuEngine, pytest.param(OpenVinoEngine, marks=needs_openvino)])
+def test_bf16_answers_are_near_and_not_the_same(build):
+    model = make_model("resnet18")
+    images = choice.draw(64, count=5)
+    expected = PlainEngine(model, SPEC).score(images)
+    found = build(model, SPEC, "bf16").score(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.exp(), expected.exp(), rtol=0, atol=0.05)
+    assert not torch.equal(found, expected)
+
+
+@needs_openvino
+def test_openvino_answers_several_threads_at_once():
+    model = make_model()
+    images = choice.draw(64, count=16)
+    expected = PlainEngine(model, SPEC).score(images)
+    engine = OpenVinoEngine(model, SPEC, streams=2)
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(lambda i: engine.score(images[i % 16 : i % 16 + 1]), range(200)))
+    for i, row in enumerate(rows):
+        torch.testing.assert_close(row, expected[i % 16 : i % 16 + 1], rtol=0, atol=1e-4)
+
+
+def test_openvino_that_is_not_installed_says_so(monkeypatch):
+    monkeypatch.setattr(openvino_cpu, "is_installed", lambda: False)
+    with pytest.raises(UnsuitableError, match="the openvino package is not installed"):
+        OpenVinoEngine(make_model(), SPEC)
+
+
+def test_a_cpu_without_bfloat16_says_so(monkeypatch):
+    monkeypatch.setattr(torch_cpu, "cpu_multiplies_bf16", lambda: False)
+    with pytest.raises(UnsuitableError, match="no instructions for bfloat16"):
+        TorchCpuEngine(make_model(), SPEC, "bf16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_machine_without_a_gpu_says_so():
+    with pytest.raises(UnsuitableError, match="no GPU"):
+        cuda.CudaEngine(make_model(), SPEC)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_gpu_answers_as_the_plain_network_does(precision):
+    model = make_model("resnet18")
+    images = choice.draw(64, count=45)
+    expected = PlainEngine(model, SPEC).score(images)
+    engine = cuda.CudaEngine(model, SPEC, precision)
+    tolerance = 1e-3 if precision == "fp32" else 0.05
+    for count in (1, 3, 32, 45, 2):
+        torch.testing.assert_close(engine.score(images[:count]).exp(), expected[:count].exp(), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 2), (3, 4), (9, 16), (32, 32)])
+def test_a_batch_is_padded_to_the_next_graph(count, size):
+    assert cuda.next_size(count) == size
+
+
+def test_an_engine_is_described_by_name_and_precision():
+    assert describe(TorchCpuEngine(make_model(), SPEC)) == "torch-fp32"
