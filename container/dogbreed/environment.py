@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,6 +257,9 @@ class ServingEnvironment:
         page: serve the page for trying a photo at `/` (DOGBREED_PAGE).
         engine: what computes, one of ENGINES (DOGBREED_ENGINE).
         precision: of its arithmetic, one of PRECISIONS (DOGBREED_PRECISION).
+        json_logs: log one JSON object a line instead of text (DOGBREED_LOG_FORMAT=json).
+        emf_namespace: log each invocation in CloudWatch's embedded metric format as well, into this namespace
+            (DOGBREED_EMF_NAMESPACE); None does not.
     """
 
     paths: Paths
@@ -272,6 +276,8 @@ class ServingEnvironment:
     log_level: str
     engine: str = "auto"
     precision: str = "auto"
+    json_logs: bool = False
+    emf_namespace: str | None = None
 
 
 def read_training_environment(
@@ -362,6 +368,14 @@ def read_serving_environment(
         precision=_read_variable(
             environ, "DOGBREED_PRECISION", _one_of(PRECISIONS), f"one of {', '.join(PRECISIONS)}", "auto"
         ),
+        json_logs=_read_variable(environ, "DOGBREED_LOG_FORMAT", _log_format, "text or json", False),
+        emf_namespace=_read_variable(
+            environ,
+            "DOGBREED_EMF_NAMESPACE",
+            _namespace,
+            "1 to 255 letters, digits and ._/#:- that do not begin with a colon",
+            None,
+        ),
     )
 
 
@@ -382,6 +396,27 @@ def write_failure(paths: Paths, reason: str) -> None:
             file.write(reason[:FAILURE_MAX_CHARACTERS])
     except OSError:
         return
+
+
+def share_metrics(environ: MutableMapping[str, str] = os.environ, *, scratch: Path = _SCRATCH) -> Path | None:
+    """A folder in which the processes of a server share what they count, made known to prometheus-client.
+
+    One that the user has named (PROMETHEUS_MULTIPROC_DIR) is kept. Call it before anything imports prometheus-client.
+
+    Returns:
+        The folder; None where the disk is read-only, and each process then counts for itself.
+    """
+    named = environ.get("PROMETHEUS_MULTIPROC_DIR")
+    try:
+        if named:
+            Path(named).mkdir(parents=True, exist_ok=True)
+            return Path(named)
+        folder = tempfile.mkdtemp(prefix="dogbreed-metrics-", dir=scratch)
+    except OSError:
+        environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        return None
+    environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    return Path(folder)
 
 
 def available_cpus(
@@ -604,6 +639,20 @@ def _boolean(text: str) -> bool:
         return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
     except KeyError:
         raise ValueError(text) from None
+
+
+def _log_format(text: str) -> bool:
+    try:
+        return {"text": False, "json": True}[text.lower()]
+    except KeyError:
+        raise ValueError(text) from None
+
+
+def _namespace(text: str) -> str:
+    # PutMetricData's pattern for a namespace; spaces, which it also allows, are refused for the sake of the shell.
+    if not re.fullmatch(r"[A-Za-z0-9._/#-][A-Za-z0-9._/#:-]{0,254}", text):
+        raise ValueError(text)
+    return text
 
 
 def _log_level(environ: Mapping[str, str]) -> str:

@@ -7,9 +7,11 @@ Nothing is configured on import.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from typing import TextIO
@@ -93,12 +95,53 @@ def read_metrics(line: str) -> dict[str, float]:
     return {name: float(match.group(1)) for name, match in found.items() if match}
 
 
-def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
-    """Sets up the root logger; called once, at the entry of a job or a server."""
+def configure(level: str = "INFO", stream: TextIO | None = None, *, as_json: bool = False) -> None:
+    """Sets up the root logger; called once, at the entry of a job or a server.
+
+    Args:
+        level: name of the lowest level that is printed.
+        stream: where to; default stdout.
+        as_json: one JSON object a line instead of text.
+    """
     handler = logging.StreamHandler(sys.stdout if stream is None else stream)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(_JsonFormatter() if as_json else _TextFormatter(_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Pillow warns of odd EXIF, palettes and sizes, once per kind; `preprocessing` decides what is acceptable.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # Pillow logs every chunk of a PNG at DEBUG, which drowns a job that is being debugged.
     logging.getLogger("PIL").setLevel(logging.INFO)
+
+
+def document(content: Mapping[str, object]) -> Mapping[str, object]:
+    """``extra=`` for a record that is printed as this JSON object and nothing else, whatever the format."""
+    return {"document": content}
+
+
+def fields(**values: object) -> Mapping[str, object]:
+    """``extra=`` for values that become keys of a JSON line; a text line leaves them to its message."""
+    return {"fields": values}
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        content = getattr(record, "document", None)
+        return super().format(record) if content is None else json.dumps(content)
+
+
+class _JsonFormatter(logging.Formatter):
+    """Keys ``time`` (UTC), ``level``, ``logger``, ``message``, what `fields` holds, and ``exception``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        content = getattr(record, "document", None)
+        if content is None:
+            moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            content = {
+                "time": f"{moment}.{int(record.msecs):03d}Z",
+                "level": record.levelname,
+                "logger": record.name,
+                "message": record.getMessage(),
+                **getattr(record, "fields", {}),
+            }
+            if record.exc_info:
+                content["exception"] = self.formatException(record.exc_info)
+        return json.dumps(content, default=str)

@@ -416,6 +416,12 @@ def test_an_empty_variable_is_an_absent_one(name):
         ("SAGEMAKER_BATCH", "maybe", "true or false"),
         ("DOGBREED_ENGINE", "abacus", "one of auto, torch, openvino, cuda"),
         ("DOGBREED_PRECISION", "fp4", "one of auto, fp32, bf16, fp16"),
+        ("DOGBREED_LOG_FORMAT", "xml", "text or json"),
+        (
+            "DOGBREED_EMF_NAMESPACE",
+            ":mine",
+            "1 to 255 letters, digits and ._/#:- that do not begin with a colon",
+        ),
     ],
 )
 def test_a_bad_variable_is_named_with_its_value_and_what_is_allowed(name, value, allowed):
@@ -427,6 +433,30 @@ def test_a_bad_variable_is_named_with_its_value_and_what_is_allowed(name, value,
 @pytest.mark.parametrize(("text", "batch"), [("True", True), ("1", True), ("FALSE", False), ("0", False)])
 def test_batch_transform_is_read_in_any_spelling(text, batch):
     assert read_serving_environment({"SAGEMAKER_BATCH": text}).batch_transform is batch
+
+
+def test_logs_are_text_and_not_for_cloudwatch_unless_asked():
+    plain = read_serving_environment({})
+    asked = read_serving_environment({"DOGBREED_LOG_FORMAT": "JSON", "DOGBREED_EMF_NAMESPACE": "dogs/prod"})
+    assert (plain.json_logs, plain.emf_namespace) == (False, None)
+    assert (asked.json_logs, asked.emf_namespace) == (True, "dogs/prod")
+
+
+def test_the_processes_of_a_server_are_told_where_to_share_their_counts(tmp_path):
+    environ = {}
+    folder = environment.share_metrics(environ, scratch=tmp_path)
+    assert folder.is_dir()
+    assert folder.parent == tmp_path
+    assert environ == {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    assert environment.share_metrics(environ, scratch=tmp_path / "absent") == folder
+
+
+def test_without_a_disk_to_write_on_each_process_counts_for_itself(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    for environ in ({}, {"PROMETHEUS_MULTIPROC_DIR": str(blocked / "below")}):
+        assert environment.share_metrics(environ, scratch=tmp_path / "absent") is None
+        assert environ == {}
 
 
 # The CPUs of a container

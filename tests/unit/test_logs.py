@@ -1,6 +1,7 @@
 """Metric lines are read back by the regexes that SageMaker is given, and logging is set up once."""
 
 import io
+import json
 import logging
 import math
 import re
@@ -115,3 +116,33 @@ def test_configure_writes_to_standard_output_by_default(untouched_root, capsys):
     printed = capsys.readouterr()
     assert printed.out.endswith("WARNING dogbreed.test: here\n")
     assert printed.err == ""
+
+
+def test_json_lines_carry_the_fields_of_a_record_and_its_exception(untouched_root):
+    stream = io.StringIO()
+    logs.configure("INFO", stream, as_json=True)
+    logger = logging.getLogger("dogbreed.test")
+    logger.info("%d images\nhere", 3, extra=logs.fields(request_id="abc", images=3))
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logger.exception("it failed")
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "INFO",
+        "logger": "dogbreed.test",
+        "message": "3 images\nhere",
+        "request_id": "abc",
+        "images": 3,
+    }
+    assert second["message"] == "it failed"
+    assert "ValueError: broken" in second["exception"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_document_is_a_line_of_its_own_in_either_format(untouched_root, as_json):
+    stream = io.StringIO()
+    logs.configure("INFO", stream, as_json=as_json)
+    logging.getLogger("dogbreed.test").info("metrics", extra=logs.document({"_aws": {"Timestamp": 1}}))
+    assert stream.getvalue() == '{"_aws": {"Timestamp": 1}}\n'

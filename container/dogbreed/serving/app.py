@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,9 +23,11 @@ from typing import Protocol
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from dogbreed import logs
 from dogbreed.errors import NotReadyError, PayloadTooLargeError, RequestError
-from dogbreed.serving import payload
+from dogbreed.serving import emf, payload
 from dogbreed.serving.admission import Gate
+from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.payload import Scores
 
 _LOGGER = logging.getLogger(__name__)
@@ -35,6 +38,10 @@ _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
 )
 _ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+_INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
+# The caller's own name for a request, from whichever of these comes first; it goes into the log and back.
+_REQUEST_IDS = ("X-Request-Id", "X-Amzn-RequestId", "X-Amzn-Trace-Id")
+_ID = re.compile(r"[!-~]{1,128}")
 _MIB = 1024 * 1024
 # CreateTransformJob: MaxPayloadInMB is at most 100, and so is its product with MaxConcurrentTransforms.
 _TRANSFORM_MAX_MB = 100
@@ -59,16 +66,23 @@ class Settings:
         default_accept: media type of the answer when the client does not care.
         concurrent: requests that this server computes at once, told to batch transform.
         page: serve the page for trying a photo at `/`.
+        emf_namespace: log each invocation for CloudWatch as well, into this namespace; None does not.
     """
 
     max_payload_bytes: int
     default_accept: str = payload.JSON
     concurrent: int = 1
     page: bool = False
+    emf_namespace: str | None = None
 
 
 def create_app(
-    model: Model, gate: Gate, settings: Settings, *, clock: Callable[[], float] = time.perf_counter
+    model: Model,
+    gate: Gate,
+    settings: Settings,
+    *,
+    metrics: Metrics | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Flask:
     """Builds the WSGI application.
 
@@ -76,8 +90,10 @@ def create_app(
         model: what predicts; may not be ready yet.
         gate: bounds the predictions that run and wait; nothing else passes it.
         settings: see the class.
-        clock: seconds, for the log.
+        metrics: what is counted; default counts of this app alone.
+        clock: seconds, for the log and the metrics.
     """
+    counts = metrics or Metrics()
     app = Flask(__name__, static_folder=None)
     # Refuses by Content-Length before anything is read.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_bytes
@@ -100,7 +116,8 @@ def create_app(
         reason = model.status()
         if reason is not None:
             raise NotReadyError(reason)
-        with gate:
+        counts.asked(len(images))
+        with counts.passing(gate):
             scores = model.predict(images)
         return Response(payload.write_answer(scores, options, answer_type), mimetype=answer_type)
 
@@ -114,6 +131,11 @@ def create_app(
         }
         return Response(json.dumps(parameters) + "\n", mimetype=payload.JSON)
 
+    @app.get("/metrics")
+    def show_metrics() -> Response:
+        text, media_type = counts.render()
+        return Response(text, content_type=media_type)
+
     if settings.page:
         page = _PAGE.read_bytes()
 
@@ -124,22 +146,53 @@ def create_app(
     @app.before_request
     def begin() -> None:
         g.began_s = clock()
-        g.id = uuid.uuid4().hex
+        g.id = _request_id()
         g.images = 0
 
     @app.after_request
-    def log(response: Response) -> Response:
+    def tell(response: Response) -> Response:
+        response.headers["X-Request-Id"] = g.id
+        route = request.url_rule.rule if request.url_rule is not None else "unknown"
+        elapsed_s = clock() - g.began_s
+        counts.answered(route, response.status_code, elapsed_s)
         if request.path == "/invocations":
-            elapsed_ms = (clock() - g.began_s) * 1000
-            _LOGGER.info(
-                "invocation status=%d images=%d ms=%.1f id=%s", response.status_code, g.images, elapsed_ms, g.id
-            )
+            _log_invocation(route, response.status_code, elapsed_s * 1000, settings.emf_namespace)
         return response
 
     app.register_error_handler(RequestError, _refuse)
     app.register_error_handler(HTTPException, lambda error: _refuse_http(error, settings.max_payload_bytes))
     app.register_error_handler(Exception, _fail)
     return app
+
+
+def _request_id() -> str:
+    """The caller's own id where it is fit for a log and a header, else a new one."""
+    for name in _REQUEST_IDS:
+        found = request.headers.get(name)
+        if found and _ID.fullmatch(found):
+            return found
+    return uuid.uuid4().hex
+
+
+def _log_invocation(route: str, status: int, elapsed_ms: float, emf_namespace: str | None) -> None:
+    inference_id = request.headers.get(_INFERENCE_ID)
+    values = {"status": status, "images": g.images, "ms": round(elapsed_ms, 3), "request_id": g.id}
+    if inference_id:
+        values["inference_id"] = inference_id
+    _LOGGER.info(
+        "invocation status=%d images=%d ms=%.1f id=%s", status, g.images, elapsed_ms, g.id, extra=logs.fields(**values)
+    )
+    if emf_namespace is not None:
+        line = emf.invocation(
+            emf_namespace,
+            route=route,
+            status=status,
+            images=g.images,
+            elapsed_ms=elapsed_ms,
+            request_id=g.id,
+            now_s=time.time(),
+        )
+        _LOGGER.info("metrics of invocation id=%s", g.id, extra=logs.document(line))
 
 
 def _read_body(limit_bytes: int) -> bytes:
@@ -177,6 +230,6 @@ def _refuse_http(error: HTTPException, max_payload_bytes: int) -> Response:
 
 
 def _fail(error: Exception) -> Response:
-    _LOGGER.error("a request failed, id=%s", g.id, exc_info=error)
+    _LOGGER.error("a request failed, id=%s", g.id, exc_info=error, extra=logs.fields(request_id=g.id))
     message = f"the server failed; its log has the details under id {g.id}"
     return Response(payload.write_error("internal_error", message), status=500, mimetype=payload.JSON)

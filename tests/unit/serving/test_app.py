@@ -241,7 +241,7 @@ def test_the_page_is_served_when_asked_for_and_loads_nothing_from_elsewhere(mode
 
 
 def test_each_invocation_is_one_log_line_and_ping_is_none(model, gate, caplog):
-    times = iter([1.0, 1.0, 1.25])
+    times = iter([1.0, 1.0, 1.0, 1.25])
     client = create_app(model, gate, Settings(1000), clock=lambda: next(times)).test_client()
     with caplog.at_level(logging.INFO, logger="dogbreed"):
         client.get("/ping")
@@ -266,3 +266,42 @@ def test_requests_at_the_same_time_do_not_share_anything(model):
         thread.join(10)
     assert statuses == [200] * 16
     assert sorted(len(images[0]) for images in model.seen) == list(range(1, 17))
+
+
+def test_metrics_are_counted_by_route_and_never_by_a_clients_path(client):
+    for path in ("/ping", "/ping", "/made/up", "/made/up/too"):
+        client.get(path)
+    client.post("/invocations", data=PHOTO)
+    response = client.get("/metrics")
+    assert response.content_type.startswith("text/plain")
+    assert 'dogbreed_requests_total{route="/ping",status="200"} 2.0' in response.text
+    assert 'dogbreed_requests_total{route="unknown",status="404"} 2.0' in response.text
+    assert 'dogbreed_requests_total{route="/invocations",status="200"} 1.0' in response.text
+    assert "dogbreed_request_images_sum 1.0" in response.text
+    assert "made" not in response.text
+
+
+@pytest.mark.parametrize("name", ["X-Request-Id", "X-Amzn-RequestId", "X-Amzn-Trace-Id"])
+def test_a_request_keeps_the_id_that_its_caller_gave_it(client, model, caplog, name):
+    model.error = RuntimeError("broken")
+    response = client.post("/invocations", data=PHOTO, headers={name: "Root=1-2;trace"})
+    assert response.headers["X-Request-Id"] == "Root=1-2;trace"
+    assert "Root=1-2;trace" in error_of(response)["message"]
+    assert "id=Root=1-2;trace" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["", "a b", "x" * 129, "caf\xe9"])
+def test_an_id_that_is_not_fit_for_a_log_is_replaced(client, value):
+    response = client.get("/ping", headers={"X-Request-Id": value})
+    assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-Id"])
+
+
+def test_an_invocation_is_told_to_cloudwatch_when_asked(model, gate, caplog):
+    client = create_app(model, gate, Settings(1000, emf_namespace="dogs")).test_client()
+    with caplog.at_level(logging.INFO, logger="dogbreed"):
+        client.post("/invocations", data=b"", headers={"X-Amzn-SageMaker-Inference-Id": "seven"})
+    line, metric = caplog.records
+    assert line.fields["inference_id"] == "seven"
+    assert line.fields["request_id"] == metric.document["RequestId"]
+    assert metric.document["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "dogs"
+    assert (metric.document["Status"], metric.document["Invocation4XXErrors"]) == (400, 1)
