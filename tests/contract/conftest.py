@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tests.conftest import OptMl
+from tests.server_process import Server, start, stop_hard
 
 
 @pytest.fixture
@@ -23,3 +25,17 @@ def in_process(opt_ml: OptMl, monkeypatch: pytest.MonkeyPatch) -> Iterator[OptMl
     root.setLevel(level)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def starting(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers of a test's own on a folder of its own, and ends them."""
+    begun: list[Server] = []
+
+    def begin(**variables: str) -> Server:
+        begun.append(start(tmp_path, **variables))
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        stop_hard(one)

@@ -17,34 +17,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
+from tests.contract.serving import save_bundle
 from tests.server_process import MAX_PAYLOAD_MB, PATIENCE_S, Answer, Server, is_ready, start, stop_hard
 
-from dogbreed import artifacts, backbones
-from dogbreed.artifacts import Bundle
-from dogbreed.backbones import HeadSpec
+from dogbreed import artifacts
 from dogbreed.engines.engine import PlainEngine
-from dogbreed.labels import Labels
-from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.serving.predictor import Predictor
-
-
-def save_bundle(root: Path) -> Bundle:
-    torch.manual_seed(0)
-    head = HeadSpec(classes=7)
-    bundle = Bundle(
-        backbone=backbones.TINY,
-        head=head,
-        labels=Labels.from_folders([f"{index:03d}.Breed {index}, drawn" for index in range(head.classes)]),
-        preprocessing=PreprocessSpec.for_size(64),
-        weights=artifacts.clone_weights(backbones.build(backbones.TINY, head, image_size_px=64)),
-        hyperparameters={},
-        metrics={},
-        data_fingerprint="none",
-    )
-    artifacts.save(bundle, root / "model")
-    return bundle
 
 
 def slow_body() -> bytes:
@@ -73,20 +52,6 @@ def server(root: Path) -> Iterator[Server]:
 def ready(server: Server) -> Server:
     server.wait(is_ready)
     return server
-
-
-@pytest.fixture
-def starting(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts servers of a test's own on a folder of its own, and ends them."""
-    begun: list[Server] = []
-
-    def begin(**variables: str) -> Server:
-        begun.append(start(tmp_path, **variables))
-        return begun[-1]
-
-    yield begin
-    for one in begun:
-        stop_hard(one)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import struct
 import sys
@@ -27,12 +28,13 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from dogbreed import logs
-from dogbreed.environment import SERVING_STOP_GRACE_S, ServingEnvironment, read_serving_environment
+from dogbreed.environment import SERVING_STOP_GRACE_S, ServingEnvironment, read_serving_environment, share_metrics
 from dogbreed.errors import ConfigurationError
 from dogbreed.serving import payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.app import Settings, create_app
 from dogbreed.serving.lifecycle import ModelLifecycle
+from dogbreed.serving.metrics import Metrics, forget_process
 
 if TYPE_CHECKING:
     from dogbreed.serving.predictor import Predictor
@@ -70,16 +72,19 @@ def main() -> int:
     except ConfigurationError as error:
         print(f"dogbreed: {error}", file=sys.stderr)
         return 1
-    logs.configure(environment.log_level)
-    _Server(environment, default_accept).run()
+    logs.configure(environment.log_level, as_json=environment.json_logs)
+    _Server(environment, default_accept, share_metrics()).run()
     return 0
 
 
-def load_predictor(model: Path, *, engine: str = "auto", precision: str = "auto", streams: int = 1) -> Predictor:
+def load_predictor(
+    model: Path, metrics: Metrics, *, engine: str = "auto", precision: str = "auto", streams: int = 1
+) -> Predictor:
     """Imports torch and loads a bundle; runs in a worker's background thread.
 
     Args:
         model: the bundle's folder.
+        metrics: are told what is served.
         engine: what computes, one of `environment.ENGINES`.
         precision: of its arithmetic, one of `environment.PRECISIONS`.
         streams: images that are computed side by side on a CPU.
@@ -105,8 +110,16 @@ def load_predictor(model: Path, *, engine: str = "auto", precision: str = "auto"
         wish=choice.Wish(engine, precision),
         streams=streams,
     )
-    _LOGGER.info(
-        "%s with %d classes by %s: %s", bundle.backbone, len(bundle.labels), describe(chosen.engine), chosen.reason
+    computes = describe(chosen.engine)
+    _LOGGER.info("%s with %d classes by %s: %s", bundle.backbone, len(bundle.labels), computes, chosen.reason)
+    metrics.serves(
+        {
+            "backbone": bundle.backbone,
+            "classes": len(bundle.labels),
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "engine": computes,
+            "version": bundle.versions.get("dogbreed", ""),
+        }
     )
     return Predictor(bundle, chosen.engine)
 
@@ -114,9 +127,10 @@ def load_predictor(model: Path, *, engine: str = "auto", precision: str = "auto"
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn, configured from values instead of files and a command line."""
 
-    def __init__(self, environment: ServingEnvironment, default_accept: str) -> None:
+    def __init__(self, environment: ServingEnvironment, default_accept: str, metrics_folder: Path | None) -> None:
         self._environment = environment
         self._default_accept = default_accept
+        self._metrics_folder = metrics_folder
         # Workers share the CPUs.
         self._slots = max(1, environment.cpus // environment.workers)
         super().__init__(prog="dogbreed")
@@ -138,6 +152,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "logger_class": _PlainLogger,
             "control_socket_disable": True,  # it would be a file in the home folder
             "when_ready": _limit_stalls,
+            "child_exit": self._forget,
+            "on_exit": self._clean_up,
         }
         for name, value in settings.items():
             self.cfg.set(name, value)
@@ -145,9 +161,11 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load(self) -> Flask:
         """Called by gunicorn in every worker, after the fork."""
         environment = self._environment
+        metrics = Metrics(self._metrics_folder)
         model = ModelLifecycle(
             lambda: load_predictor(
                 environment.paths.model,
+                metrics,
                 engine=environment.engine,
                 precision=environment.precision,
                 streams=self._slots,
@@ -161,8 +179,19 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             default_accept=self._default_accept,
             concurrent=self._slots * environment.workers,
             page=environment.page,
+            emf_namespace=environment.emf_namespace,
         )
-        return create_app(model, gate, settings)
+        return create_app(model, gate, settings, metrics=metrics)
+
+    def _forget(self, _arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        """Called by gunicorn when a worker has ended, however it did."""
+        if self._metrics_folder is not None:
+            forget_process(worker.pid, self._metrics_folder)
+
+    def _clean_up(self, _arbiter: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        """Called by gunicorn at the end, in the first process only."""
+        if self._metrics_folder is not None:
+            shutil.rmtree(self._metrics_folder, ignore_errors=True)
 
 
 class _PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
