@@ -44,6 +44,11 @@ ENGINES = ("auto", "torch", "openvino", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 """Arithmetic of an endpoint."""
 
+DEFAULT_MAX_PIXELS = 64_000_000
+"""Of one image in a request: 192 MB of RGB. Photos with more do not fit the payload limit, and a bomb does."""
+
+# What Pillow opens at all.
+_MOST_PIXELS = 178_956_970
 _DEFAULT_ROOT = "/opt/ml"
 # SDK v3's ModelTrainer mounts its own code as channels; they never hold class folders.
 _SIDE_CHANNELS = frozenset({"code", "sm_drivers"})
@@ -257,6 +262,7 @@ class ServingEnvironment:
         page: serve the page for trying a photo at `/` (DOGBREED_PAGE).
         engine: what computes, one of ENGINES (DOGBREED_ENGINE).
         precision: of its arithmetic, one of PRECISIONS (DOGBREED_PRECISION).
+        max_pixels: larger images are refused before they are decoded (DOGBREED_MAX_PIXELS).
         json_logs: log one JSON object a line instead of text (DOGBREED_LOG_FORMAT=json).
         emf_namespace: log each invocation in CloudWatch's embedded metric format as well, into this namespace
             (DOGBREED_EMF_NAMESPACE); None does not.
@@ -276,6 +282,7 @@ class ServingEnvironment:
     log_level: str
     engine: str = "auto"
     precision: str = "auto"
+    max_pixels: int = DEFAULT_MAX_PIXELS
     json_logs: bool = False
     emf_namespace: str | None = None
 
@@ -367,6 +374,13 @@ def read_serving_environment(
         engine=_read_variable(environ, "DOGBREED_ENGINE", _one_of(ENGINES), f"one of {', '.join(ENGINES)}", "auto"),
         precision=_read_variable(
             environ, "DOGBREED_PRECISION", _one_of(PRECISIONS), f"one of {', '.join(PRECISIONS)}", "auto"
+        ),
+        max_pixels=_read_variable(
+            environ,
+            "DOGBREED_MAX_PIXELS",
+            _whole(1, _MOST_PIXELS),
+            f"a whole number of pixels from 1 to {_MOST_PIXELS}",
+            DEFAULT_MAX_PIXELS,
         ),
         json_logs=_read_variable(environ, "DOGBREED_LOG_FORMAT", _log_format, "text or json", False),
         emf_namespace=_read_variable(

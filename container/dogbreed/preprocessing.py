@@ -45,6 +45,10 @@ _RESIZE_OVER_CROP = 256 / 224
 _RESIZES_BYTES = any(name in torch.backends.cpu.get_cpu_capability() for name in ("AVX2", "AVX512"))
 
 
+# Of a high-depth image converted at once: 8 MiB of float64.
+_STRIP_PIXELS = 1024 * 1024
+
+
 class CorruptImageError(ValueError):
     """The bytes are not an image of an allowed format, are truncated, or hold too many pixels."""
 
@@ -110,7 +114,7 @@ def resize(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(pixels_1CHW, size, mode="bilinear", antialias=True)[0]
 
 
-def decode(source: bytes | Path) -> Tensor:
+def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Decodes one image, upright and in RGB.
 
     EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted; transparency is laid on white;
@@ -119,6 +123,10 @@ def decode(source: bytes | Path) -> Tensor:
     Pillow reads the header and refuses what is too large. The pixels of plain JPEGs are torchvision's, which has the
     same library underneath and gives the same bytes in two thirds of the time; everything else, and what torchvision
     refuses, is Pillow's.
+
+    Args:
+        source: an image file, or the bytes of one.
+        max_pixels: larger images are refused by their header alone.
 
     Returns:
         uint8 [3, H, W], RGB.
@@ -130,8 +138,8 @@ def decode(source: bytes | Path) -> Tensor:
     data = source.read_bytes() if isinstance(source, Path) else source
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise CorruptImageError(f"{image.width}x{image.height} pixels are more than the allowed {MAX_PIXELS}")
+            if image.width * image.height > max_pixels:
+                raise CorruptImageError(f"{image.width}x{image.height} pixels are more than the allowed {max_pixels}")
             pixels_CHW = _decode_plain_jpeg(data, image)
             if pixels_CHW is not None:
                 return pixels_CHW
@@ -185,10 +193,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _high_depth_to_rgb(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits to 8: Pillow's own conversion clips at 255, which turns such images white."""
-    grey = np.asarray(image, dtype=np.float64)
-    if image.mode == "F" and grey.min() >= 0 and grey.max() <= 1:
-        grey = grey * 255
-    elif grey.max() > 255:
-        grey = grey / 257  # 65535 / 255: 16-bit files are stored over the full range
-    return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
+    """Grey of 16 or 32 bits to 8: Pillow's own conversion clips at 255, which turns such images white.
+
+    By strips of rows, because float64 of a whole large image would take eight times the memory of its bytes.
+    """
+    grey = np.asarray(image)
+    # Unlike min and max, these pass over what is not a number.
+    lowest, highest = float(np.fmin.reduce(grey, axis=None)), float(np.fmax.reduce(grey, axis=None))
+    scale = 1.0
+    if image.mode == "F" and lowest >= 0 and highest <= 1:
+        scale = 255.0
+    elif highest > 255:
+        scale = 1 / 257  # 65535 / 255: 16-bit files are stored over the full range
+    small = np.empty(grey.shape, dtype=np.uint8)
+    rows = max(1, _STRIP_PIXELS // grey.shape[1])
+    for start in range(0, len(grey), rows):
+        strip = grey[start : start + rows].astype(np.float64) * scale
+        small[start : start + rows] = np.clip(np.rint(np.nan_to_num(strip)), 0, 255)
+    return Image.fromarray(small).convert("RGB")

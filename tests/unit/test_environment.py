@@ -371,6 +371,7 @@ def test_serving_defaults():
     assert found.batch_transform is False
     assert (found.engine, found.precision) == ("auto", "auto")
     assert found.cpus >= 1
+    assert found.max_pixels == 64_000_000
 
 
 def test_serving_variables():
@@ -417,6 +418,7 @@ def test_an_empty_variable_is_an_absent_one(name):
         ("DOGBREED_ENGINE", "abacus", "one of auto, torch, openvino, cuda"),
         ("DOGBREED_PRECISION", "fp4", "one of auto, fp32, bf16, fp16"),
         ("DOGBREED_LOG_FORMAT", "xml", "text or json"),
+        ("DOGBREED_MAX_PIXELS", "178956971", "a whole number of pixels from 1 to 178956970"),
         (
             "DOGBREED_EMF_NAMESPACE",
             ":mine",

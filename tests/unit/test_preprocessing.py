@@ -259,17 +259,15 @@ def test_a_format_that_is_not_allowed_is_corrupt(form):
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 24 * 16 - 1)
     monkeypatch.setattr(Image.Image, "load", lambda _self: pytest.fail("decoded"))
     with pytest.raises(CorruptImageError, match="24x16 pixels are more than the allowed 383"):
-        decode(PNG_QUARTERS)
+        decode(PNG_QUARTERS, max_pixels=24 * 16 - 1)
 
 
 def test_a_jpeg_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 24 * 16 - 1)
     monkeypatch.setattr(preprocessing, "decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
     with pytest.raises(CorruptImageError, match="24x16 pixels are more than the allowed 383"):
-        decode(encode(quarters(), "JPEG"))
+        decode(encode(quarters(), "JPEG"), max_pixels=24 * 16 - 1)
 
 
 def test_the_same_bytes_are_refused_in_the_same_words(tmp_path):
@@ -282,9 +280,22 @@ def test_the_same_bytes_are_refused_in_the_same_words(tmp_path):
     assert reason() == reason() == "not an image in one of the formats BMP, GIF, JPEG, PNG, TIFF, WEBP"
 
 
-def test_as_many_pixels_as_allowed_are_decoded(monkeypatch):
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 24 * 16)
-    assert_is_quarters(decode(PNG_QUARTERS))
+def test_as_many_pixels_as_allowed_are_decoded():
+    assert_is_quarters(decode(PNG_QUARTERS, max_pixels=24 * 16))
+
+
+def test_high_depth_is_the_same_by_strips_as_at_once(monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 65536, (50, 30), dtype=np.uint16)
+    data = encode(Image.fromarray(noise), "PNG")
+    whole = decode(data)
+    monkeypatch.setattr(preprocessing, "_STRIP_PIXELS", 70)
+    assert torch.equal(decode(data), whole)
+    assert whole[0].tolist() == np.rint(noise / 257).astype(int).tolist()
+
+
+def test_what_is_not_a_number_is_black():
+    values = np.array([[0.0, 1.0, np.nan, np.inf]], dtype=np.float32)
+    assert [pixel(decode(encode(Image.fromarray(values), "TIFF")), x)[0] for x in range(4)] == [0, 0, 0, 255]
 
 
 def test_pillows_own_bomb_error_is_a_corrupt_image(monkeypatch):
