@@ -9,6 +9,7 @@ Legend: N batch, K classes, S image side.
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,7 @@ from dogbreed.artifacts import Bundle
 from dogbreed.engines.engine import Engine
 from dogbreed.errors import UnreadableImageError
 from dogbreed.preprocessing import CorruptImageError
+from dogbreed.serving.metrics import StageObserver
 from dogbreed.serving.payload import Scores
 
 
@@ -29,9 +31,20 @@ class Predictor:
     Args:
         bundle: whose labels and preprocessing the answers have.
         engine: computes the scores of the bundle's network.
+        observer: is told how long decoding and the network took.
+        max_pixels: larger images are refused before they are decoded.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Engine,
+        *,
+        observer: StageObserver | None = None,
+        max_pixels: int = preprocessing.MAX_PIXELS,
+    ) -> None:
+        self._observer = observer
+        self._max_pixels = max_pixels
         self._spec = bundle.preprocessing
         self._labels = bundle.labels.names
         self._engine = engine
@@ -45,11 +58,16 @@ class Predictor:
         """
         rows: list[list[float]] = []
         for start in range(0, len(images), self._engine.batch):
+            began_s = time.perf_counter()
             views = [
                 self._view(image, place, len(images))
                 for place, image in enumerate(images[start : start + self._engine.batch], start)
             ]
+            decoded_s = time.perf_counter()
             rows.extend(self._score(views).tolist())
+            if self._observer is not None:
+                self._observer.decoded(len(views), decoded_s - began_s)
+                self._observer.computed(len(views), time.perf_counter() - decoded_s)
         return Scores(self._labels, rows)
 
     def self_test(self) -> None:
@@ -69,7 +87,7 @@ class Predictor:
     def _view(self, image: bytes, place: int, count: int) -> Tensor:
         """uint8 [3, S, S] on the CPU."""
         try:
-            return self._spec.centre_view(preprocessing.decode(image))
+            return self._spec.centre_view(preprocessing.decode(image, max_pixels=self._max_pixels))
         except CorruptImageError as error:
             which = "the image" if count == 1 else f"image {place} (counted from 0)"
             why = str(error)

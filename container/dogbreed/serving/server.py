@@ -78,13 +78,20 @@ def main() -> int:
 
 
 def load_predictor(
-    model: Path, metrics: Metrics, *, engine: str = "auto", precision: str = "auto", streams: int = 1
+    model: Path,
+    metrics: Metrics,
+    *,
+    max_pixels: int,
+    engine: str = "auto",
+    precision: str = "auto",
+    streams: int = 1,
 ) -> Predictor:
     """Imports torch and loads a bundle; runs in a worker's background thread.
 
     Args:
         model: the bundle's folder.
-        metrics: are told what is served.
+        metrics: are told what is served, and how long it took.
+        max_pixels: larger images are refused.
         engine: what computes, one of `environment.ENGINES`.
         precision: of its arithmetic, one of `environment.PRECISIONS`.
         streams: images that are computed side by side on a CPU.
@@ -121,7 +128,7 @@ def load_predictor(
             "version": bundle.versions.get("dogbreed", ""),
         }
     )
-    return Predictor(bundle, chosen.engine)
+    return Predictor(bundle, chosen.engine, observer=metrics, max_pixels=max_pixels)
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -166,6 +173,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             lambda: load_predictor(
                 environment.paths.model,
                 metrics,
+                max_pixels=environment.max_pixels,
                 engine=environment.engine,
                 precision=environment.precision,
                 streams=self._slots,

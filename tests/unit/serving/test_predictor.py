@@ -37,8 +37,12 @@ def make_bundle(**changes):
 
 
 def make_served(**changes):
-    bundle = make_bundle(**changes)
-    return Predictor(bundle, PlainEngine(bundle.build(), bundle.preprocessing))
+    return served_by(make_bundle(**changes))
+
+
+def served_by(bundle=None, **settings):
+    bundle = bundle or make_bundle()
+    return Predictor(bundle, PlainEngine(bundle.build(), bundle.preprocessing), **settings)
 
 
 def photo(seed, image_format="PNG"):
@@ -118,3 +122,29 @@ def test_the_self_test_notices_another_number_of_classes():
 def test_weights_of_another_network_are_refused():
     with pytest.raises(BundleError, match="do not fit"):
         make_served(head=HeadSpec(7))
+
+
+def test_too_many_pixels_are_the_clients_mistake():
+    served = served_by(max_pixels=70 * 90)
+    assert len(served.predict([photo(0)]).log_probabilities) == 1
+    with pytest.raises(UnreadableImageError, match="90x71 pixels are more than the allowed 6300"):
+        served.predict([photo(1)])
+
+
+def test_an_observer_is_told_what_decoding_and_the_network_took():
+    told = []
+
+    class Observer:
+        def decoded(self, images, seconds):
+            told.append(("decoded", images, seconds > 0))
+
+        def computed(self, images, seconds):
+            told.append(("computed", images, seconds > 0))
+
+    served_by(observer=Observer()).predict([photo(0)] * 17)
+    assert told == [
+        ("decoded", 16, True),
+        ("computed", 16, True),
+        ("decoded", 1, True),
+        ("computed", 1, True),
+    ]
