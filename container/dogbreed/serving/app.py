@@ -25,7 +25,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from dogbreed import logs
 from dogbreed.errors import NotReadyError, PayloadTooLargeError, RequestError
-from dogbreed.serving import emf, payload
+from dogbreed.serving import emf, openapi, payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.payload import Scores
@@ -65,7 +65,7 @@ class Settings:
         max_payload_bytes: larger bodies are refused with 413.
         default_accept: media type of the answer when the client does not care.
         concurrent: requests that this server computes at once, told to batch transform.
-        page: serve the page for trying a photo at `/`.
+        page: serve the page for trying a photo at `/`, and the description of the routes at `/openapi.json`.
         emf_namespace: log each invocation for CloudWatch as well, into this namespace; None does not.
     """
 
@@ -138,10 +138,17 @@ def create_app(
 
     if settings.page:
         page = _PAGE.read_bytes()
+        document = json.dumps(
+            openapi.describe(max_payload_bytes=settings.max_payload_bytes, page=settings.page), indent=2
+        )
 
         @app.get("/")
         def index() -> Response:
             return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+        @app.get("/openapi.json")
+        def describe() -> Response:
+            return Response(document + "\n", mimetype=payload.JSON)
 
     @app.before_request
     def begin() -> None:

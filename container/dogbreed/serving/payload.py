@@ -41,6 +41,7 @@ JSON = "application/json"
 JSON_LINES = "application/jsonlines"
 CSV = "text/csv"
 ANSWER_TYPES = (JSON, JSON_LINES, CSV)
+BODY_TYPES = (*IMAGE_TYPES, JSON)
 
 DEFAULT_TOP_K = 5
 

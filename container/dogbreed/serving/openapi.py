@@ -1,0 +1,184 @@
+"""The server's own description: an OpenAPI 3.1 document of every route, media type and status.
+
+Knows what `payload` reads and writes and the statuses that `errors` owns; not the web framework. Tests send what it
+describes, and what it does not, and hold every answer's status against it.
+
+Source: OpenAPI Specification 3.1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from dogbreed.serving import payload
+
+Document = dict[str, object]
+
+_ERRORS: Mapping[int, str] = {
+    400: "An image that cannot be decoded, a body or an option that cannot be read.",
+    404: "There is nothing of that name.",
+    406: "No type in Accept can be produced.",
+    413: "The body is larger, or holds more images, than allowed.",
+    415: "The Content-Type carries no images here.",
+    500: "A fault of the server; the log has the details under the id in the message.",
+    503: "The model is not ready, with the reason, or too many requests wait; Retry-After says when to come back.",
+}
+
+
+def describe(*, max_payload_bytes: int, page: bool) -> Document:
+    """The document of a server with these settings; see `app.Settings`."""
+    paths: dict[str, object] = {
+        "/ping": {"get": _ping()},
+        "/invocations": {"post": _invocations(max_payload_bytes)},
+        "/execution-parameters": {"get": _execution_parameters()},
+        "/metrics": {"get": _plain("Counts of the server as Prometheus text.", "text/plain")},
+    }
+    if page:
+        paths["/"] = {"get": _plain("A page to try photos.", "text/html")}
+        paths["/openapi.json"] = {"get": _plain("This document.", payload.JSON)}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "dogbreed",
+            "version": _version(),
+            "description": "An image classifier behind SageMaker's contract for containers. Every answer carries "
+            "X-Request-Id; every answer that is no success is one JSON line.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": {
+                "Candidate": _object(
+                    {
+                        "label": {"type": "string"},
+                        "index": {"type": "integer", "minimum": 0},
+                        "probability": {"type": "number", "minimum": 0, "maximum": 1},
+                    }
+                ),
+                "Prediction": _prediction(),
+                "Predictions": _object({"predictions": {"type": "array", "items": _ref("Prediction")}}),
+                "Images": _images(),
+                "Error": _error(),
+            },
+        },
+    }
+
+
+def _version() -> str:
+    try:
+        return version("dogbreed")
+    except PackageNotFoundError:  # a checkout on PYTHONPATH is not installed
+        return "0"
+
+
+def _ping() -> Document:
+    return {
+        "summary": "Whether the model can predict now.",
+        "responses": {"200": {"description": "It can.", "content": _content(payload.JSON, {})}, **_errors(503, 500)},
+    }
+
+
+def _execution_parameters() -> Document:
+    parameters = _object(
+        {
+            "MaxConcurrentTransforms": {"type": "integer", "minimum": 1},
+            "BatchStrategy": {"const": "SINGLE_RECORD"},
+            "MaxPayloadInMB": {"type": "integer", "minimum": 1, "maximum": 100},
+        }
+    )
+    return {
+        "summary": "What batch transform may ask of this server.",
+        "responses": {
+            "200": {"description": "The parameters.", "content": _content(payload.JSON, parameters)},
+            **_errors(500),
+        },
+    }
+
+
+def _plain(summary: str, media_type: str) -> Document:
+    schema = {} if media_type == payload.JSON else {"type": "string"}
+    return {
+        "summary": summary,
+        "responses": {"200": {"description": summary, "content": _content(media_type, schema)}, **_errors(500)},
+    }
+
+
+def _invocations(max_payload_bytes: int) -> Document:
+    bodies: dict[str, object] = {name: {"schema": {}} for name in payload.IMAGE_TYPES}
+    bodies |= _content(payload.JSON, _ref("Images"))
+    answers = {
+        payload.JSON: {"schema": _ref("Predictions")},
+        payload.JSON_LINES: {"schema": {"type": "string"}},
+        payload.CSV: {"schema": {"type": "string"}},
+    }
+    return {
+        "summary": "Predictions for one image, or for several.",
+        "description": f"At most {max_payload_bytes} bytes and {payload.MAX_IMAGES} images. Accept chooses the type.",
+        "parameters": [
+            _header(
+                "X-Amzn-SageMaker-Custom-Attributes",
+                "Options, separated by commas or semicolons: top_k=N, return=log_probabilities. Others are left alone.",
+            ),
+            _header("X-Amzn-SageMaker-Inference-Id", "An id that goes into the log."),
+        ],
+        "requestBody": {"required": True, "content": bodies},
+        "responses": {
+            "200": {"description": "One prediction per image, in order.", "content": answers},
+            **_errors(400, 406, 413, 415, 500, 503),
+        },
+    }
+
+
+def _prediction() -> Document:
+    return {
+        "allOf": [
+            _ref("Candidate"),
+            {
+                "type": "object",
+                "properties": {
+                    "top_k": {"type": "array", "items": _ref("Candidate"), "minItems": 1},
+                    "log_probabilities": {"type": "array", "items": {"type": "number", "maximum": 0}},
+                },
+                "required": ["top_k"],
+            },
+        ]
+    }
+
+
+def _images() -> Document:
+    image = {
+        "oneOf": [
+            {"type": "string", "contentEncoding": "base64", "minLength": 1},
+            _object({"b64": {"type": "string", "contentEncoding": "base64", "minLength": 1}}),
+        ]
+    }
+    images = {"type": "array", "items": image, "minItems": 1, "maxItems": payload.MAX_IMAGES}
+    return {"oneOf": [_object({"images": images}), _object({"instances": images}), images]}
+
+
+def _error() -> Document:
+    return _object({"error": _object({"code": {"type": "string"}, "message": {"type": "string"}})})
+
+
+def _errors(*statuses: int) -> dict[str, object]:
+    return {
+        str(status): {"description": _ERRORS[status], "content": _content(payload.JSON, _ref("Error"))}
+        for status in statuses
+    }
+
+
+def _header(name: str, description: str) -> Document:
+    schema = {"type": "string", "pattern": "^[!-~]([ -~]*[!-~])?$", "maxLength": 1024}
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+
+
+def _content(media_type: str, schema: Mapping[str, object]) -> dict[str, object]:
+    return {media_type: {"schema": schema}}
+
+
+def _object(properties: Mapping[str, object]) -> Document:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
