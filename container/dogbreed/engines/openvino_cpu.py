@@ -1,15 +1,18 @@
 """OpenVINO on the CPU: about twice torch's speed at one image. Optional: the `openvino` package may be absent.
 
 The network is traced and converted in memory, in a second or less; nothing is written. OpenVINO's own entry point for
-that, `convert_model`, reports its use to its makers over the network, so its parts are called directly.
+that, `convert_model`, reports its use to its makers over the network, so its parts are called directly; the import of
+the package alone does that too, and is kept from it.
 
 Pixels go in as they are, uint8 and channels last; the graph normalises them.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import queue
+import sys
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -63,17 +66,16 @@ class OpenVinoEngine:
         except Exception as error:  # whatever of a foreign network cannot be traced, converted or compiled
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UnsuitableError(f"OpenVINO cannot convert this network: {first_line[:200]}") from error
+        self._tensor = _import_openvino().Tensor
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
 
     def score(self, images_NCHW: Tensor) -> Tensor:
         """See `engine.Engine`."""
-        import openvino
-
         pixels_NHWC = images_NCHW.permute(0, 2, 3, 1).contiguous().numpy()
         with self._request() as request:
-            (logits,) = request.infer({0: openvino.Tensor(pixels_NHWC, shared_memory=True)}).values()
+            (logits,) = request.infer({0: self._tensor(pixels_NHWC, shared_memory=True)}).values()
         return log_softmax(torch.from_numpy(logits))
 
     @contextmanager
@@ -85,9 +87,16 @@ class OpenVinoEngine:
             self._requests.put(request)
 
 
+def _import_openvino() -> Any:  # noqa: ANN401  optional package
+    """The package, without the one that reports its import to its makers and leaves a file in the home folder."""
+    # None makes an import fail, and OpenVINO goes on without (importlib, "sys.modules").
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module("openvino")
+
+
 def _compile(model: nn.Module, spec: PreprocessSpec, hint: str, streams: int) -> Any:  # noqa: ANN401  optional package
     """The network, compiled: uint8 [N, S, S, 3] -> logits [N, K], N open."""
-    import openvino
+    openvino = _import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
     from openvino.preprocess import PrePostProcessor

@@ -1,5 +1,8 @@
 """Every engine answers as the plain network does, and what cannot be had says why."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -105,3 +108,22 @@ def test_a_batch_is_padded_to_the_next_graph(count, size):
 
 def test_an_engine_is_described_by_name_and_precision():
     assert describe(TorchCpuEngine(make_model(), SPEC)) == "torch-fp32"
+
+
+@needs_openvino
+def test_openvino_reports_to_nobody_that_it_is_used(tmp_path):
+    """Its import alone would send an event and leave an identifier in the home folder."""
+    script = """
+import sys
+from dogbreed import backbones
+from dogbreed.backbones import HeadSpec
+from dogbreed.engines.openvino_cpu import OpenVinoEngine
+from dogbreed.preprocessing import PreprocessSpec
+OpenVinoEngine(backbones.build("tiny", HeadSpec(2), image_size_px=32).eval(), PreprocessSpec.for_size(32))
+assert "openvino.tools.ovc" in sys.modules
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+"""
+    environ = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
