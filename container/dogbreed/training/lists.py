@@ -25,8 +25,12 @@ from pathlib import Path, PurePosixPath
 
 from dogbreed.errors import DataError
 
-MANIFEST_SUFFIXES = (".manifest", ".jsonl")
-"""Names of files that are taken for augmented manifests, in lower case."""
+MANIFEST_SUFFIX = ".manifest"
+"""Of the files that are taken for augmented manifests, in lower case."""
+
+# Also what other tools write about images, with other keys; only the first line of such a file tells.
+_LINES_SUFFIX = ".jsonl"
+_FIRST_LINE_BYTES = 64 * 1024
 
 _IMAGE = "source-ref"
 _REFERENCE, _METADATA, _CLASS_NAME = "-ref", "-metadata", "class-name"
@@ -63,15 +67,21 @@ def find_manifest(folder: Path) -> Path | None:
     """
     if not folder.is_dir():
         return None
-    found = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in MANIFEST_SUFFIXES and not path.name.startswith(".")
-    )
+    found = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and _is_manifest(path))
     if len(found) > 1:
         raise DataError(
             f"{folder} holds {len(found)} manifests ({', '.join(path.name for path in found[:5])}); give each split a "
             f"channel of its own with one manifest"
         )
     return found[0] if found else None
+
+
+def _is_manifest(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix != _LINES_SUFFIX or not path.is_file():
+        return suffix == MANIFEST_SUFFIX
+    with path.open("rb") as stream:
+        return f'"{_IMAGE}"'.encode() in stream.readline(_FIRST_LINE_BYTES)
 
 
 def read_list(file: Path, images: Path) -> tuple[Listed, ...]:

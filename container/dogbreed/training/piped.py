@@ -163,7 +163,7 @@ class _Store(contextlib.AbstractContextManager["_Store", None]):
         self._folder = folder
         self._channel = channel
         self._reserve_bytes = reserve_bytes
-        self._manifest = (folder / f"pipe{lists.MANIFEST_SUFFIXES[0]}").open("x", encoding="utf-8")
+        self._manifest = (folder / f"pipe{lists.MANIFEST_SUFFIX}").open("x", encoding="utf-8")
         self.images = 0
         self.bytes = 0
 

@@ -113,9 +113,14 @@ def test_what_is_written_is_read_again(images: Path, label: Label) -> None:
     assert (found.path, found.label) == (images / "b" / "c" / "2.jpg", label)
 
 
-def test_a_manifest_is_found_by_its_suffix(images: Path, tmp_path: Path) -> None:
+def test_a_manifest_is_found_by_its_suffix_or_its_first_line(images: Path, tmp_path: Path) -> None:
     assert find_manifest(images) is None
     assert find_manifest(tmp_path / "absent") is None
     (images / ".hidden.manifest").touch()
+    (images / "metadata.jsonl").write_text('{"file_name": "a/1.jpg"}\n{"source-ref": "a/1.jpg"}\n')
+    assert find_manifest(images) is None, "what other tools write is left alone"
     (images / "Output.MANIFEST").touch()
     assert find_manifest(images) == images / "Output.MANIFEST"
+    (images / "Output.MANIFEST").unlink()
+    (images / "list.jsonl").write_text('{"source-ref": "a/1.jpg", "class": 0}\n')
+    assert find_manifest(images) == images / "list.jsonl"

@@ -297,7 +297,7 @@ def test_manifests_must_be_one_for_each_split_and_label_alike(copy: Path) -> Non
     manifest(copy / "valid", lambda file: {"breed": 7})
     with pytest.raises(DataError, match=r"the validation channel has the label 7, which .* its labels are 0"):
         find({"train": copy / "train", "validation": copy / "valid"})
-    (copy / "train" / "second.jsonl").touch()
+    (copy / "train" / "second.jsonl").write_text('{"source-ref": "x"}')
     with pytest.raises(DataError, match=r"holds 2 manifests \(output\.manifest, second\.jsonl\); give each split"):
         find({"train": copy / "train"})
     (copy / "train" / "second.jsonl").unlink()
