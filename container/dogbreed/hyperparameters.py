@@ -34,6 +34,18 @@ _MISSPELT_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no"
 
 Value = int | float | bool | str
 
+SEARCHED_IN_JOB = (
+    "lr",
+    "weight-decay",
+    "batch-size",
+    "optimizer",
+    "label-smoothing",
+    "mixup",
+    "hidden-units",
+    "dropout",
+)
+"""What heads on the same features can differ in."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchRange:
@@ -313,6 +325,20 @@ class Hyperparameters:
         "Write scalars and histograms for TensorBoard to `output/tensorboard`; on as well where the job has a "
         "TensorBoardOutputConfig.",
     )
+    search_trials: int = _number(
+        0,
+        0,
+        1000,
+        "Heads that the job tries on the stored features before it trains with the best one's values; the first has "
+        "the values given, 0 or 1 tries no other; for trainable=head.",
+    )
+    search_over: str = _choice(
+        "lr+weight-decay",
+        ("all",),
+        "What those heads differ in, drawn from the ranges of this table; learning rate and weight decay cost the "
+        "least, since heads that differ in nothing else learn as one.",
+        parts=SEARCHED_IN_JOB,
+    )
     seed: int = _number(0, 0, 2**31 - 1, "Seed of everything random.")
 
     @classmethod
@@ -382,6 +408,12 @@ class Hyperparameters:
                 f"cutmix={self.cutmix:g} needs images or feature maps, and trainable=head learns from stored vectors; "
                 f"give mixup instead, trainable=last_stage, or cache=false"
             )
+        if self.search_trials > 1 and (self.trainable != "head" or not self.cache):
+            given = "cache=false" if self.trainable == "head" else f"trainable={self.trainable}"
+            found.append(
+                f"search-trials={self.search_trials} tries heads on stored features, and {given} has none; give "
+                f"trainable=head with cache=true, or search with `launch.py tune`"
+            )
         if {"trivialaugment", "randaugment"} <= set(self.augment.split("+")):
             found.append(f"augment={self.augment} names two policies; give trivialaugment or randaugment")
         return tuple(found)
@@ -390,6 +422,11 @@ class Hyperparameters:
     def keeps_statistics(self) -> bool:
         """Whether BatchNorm keeps its running statistics, with what auto stands for worked out."""
         return self.pretrained if self.batch_statistics == "auto" else self.batch_statistics == "keep"
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """What a search inside the job explores, names with hyphens."""
+        return SEARCHED_IN_JOB if self.search_over == "all" else tuple(self.search_over.split("+"))
 
     @property
     def warmup(self) -> float:

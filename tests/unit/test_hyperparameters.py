@@ -238,6 +238,16 @@ def test_a_number_of_many_digits_is_refused(digits):
             "augment=randaugment+crop+trivialaugment names two policies; give trivialaugment or randaugment",
         ),
         (
+            {"search-trials": "20", "trainable": "all"},
+            "search-trials=20 tries heads on stored features, and trainable=all has none; give trainable=head with "
+            "cache=true, or search with `launch.py tune`",
+        ),
+        (
+            {"search-trials": "2", "cache": "false"},
+            "search-trials=2 tries heads on stored features, and cache=false has none; give trainable=head with "
+            "cache=true, or search with `launch.py tune`",
+        ),
+        (
             {"warmup-epochs": "2", "epochs": "1", "accumulate": "9", "batch-size": "8"},
             "warmup-epochs=2 leaves nothing of epochs=1; give fewer, or more epochs; accumulate=9 cannot split "
             "batch-size=8, which counts the samples of a whole optimizer step; give at most 8",
@@ -262,6 +272,8 @@ def test_values_that_cannot_go_together_are_refused(raw, reason):
         {"cutmix": "1", "trainable": "last_stage"},
         {"cutmix": "1", "cache": "false"},
         {"mixup": "1"},
+        {"search-trials": "1", "trainable": "all"},
+        {"search-trials": "20", "search-over": "all"},
     ],
 )
 def test_their_neighbours_are_allowed(raw):
@@ -290,6 +302,28 @@ def test_augmentations_are_joined(text, allowed):
             f"hyperparameters: augment={text!r} is not allowed; give auto, none, or any of crop, flip, "
             f"trivialaugment, randaugment, colour, erase joined by +"
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (None, ("lr", "weight-decay")),
+        ("dropout+lr", ("dropout", "lr")),
+        ("all", hyperparameters.SEARCHED_IN_JOB),
+    ],
+)
+def test_what_the_heads_of_a_search_differ_in(text, names):
+    assert parse(**({"search-over": text} if text else {})).searched == names
+
+
+def test_all_that_heads_can_differ_in_has_a_range():
+    for name in hyperparameters.SEARCHED_IN_JOB:
+        assert hyperparameters.declared(name).search is not None
+
+
+@pytest.mark.parametrize("text", ["model", "lr+model", "lr+lr", "all+lr", ""])
+def test_what_heads_cannot_differ_in_is_refused(text):
+    assert "search-over=" in fails(**{"search-over": text})
 
 
 @pytest.mark.parametrize(

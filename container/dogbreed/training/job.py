@@ -6,6 +6,7 @@ bundle -> report. Whatever goes wrong becomes an exit code and one sentence in t
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -35,7 +36,7 @@ from dogbreed.errors import ConfigurationError, DogbreedError
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.insight.report import JobRecord
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training import compute, distributed, piped, processes, shares
+from dogbreed.training import compute, distributed, mapped, piped, processes, shares
 from dogbreed.training.console import Console
 from dogbreed.training.data import Splits
 from dogbreed.training.distributed import ALONE, Team
@@ -171,19 +172,20 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             logger.info("best: %s", logs.metric_line(fit.metrics))
         bundle = Bundle(
             backbone=hyperparameters.model,
-            head=_head_spec(hyperparameters, len(splits.labels)),
+            head=_head_spec(taught.hyperparameters, len(splits.labels)),
             labels=splits.labels,
             preprocessing=spec,
             weights=artifacts.clone_weights(model),
-            hyperparameters=hyperparameters.as_dict(),
+            hyperparameters=taught.hyperparameters.as_dict(),
             metrics=fit.metrics,
             data_fingerprint=splits.fingerprint,
-            facts={**_facts(splits, counts, fit, source, loop.corrupt), **_head_facts(taught)},
+            facts={**_facts(splits, counts, fit, source, loop.corrupt), **_head_facts(taught), **_search_facts(taught)},
             versions=record.versions,
         )
         # Saved before the test: a stop or a fault from here on costs a number, not the model.
         if team.leads:
             artifacts.save(bundle, environment.paths.model)
+            _write_search(environment, taught)
         judged = fit.best_validation
         known = {"confusion": judged.confusion if judged else None, "confusion_channel": "validation"}
         if splits.test is not None and not any(team.total(stop_requested())):
@@ -203,6 +205,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
         known |= {
             "metrics": bundle.metrics,
             "facts": bundle.facts,
+            "hyperparameters": bundle.hyperparameters,
             "best_epoch": fit.best_epoch,
             "corrupt_images": loop.corrupt.found,
         }
@@ -337,6 +340,26 @@ def _cost(environment: TrainingEnvironment, duration: timedelta) -> str:
 def _head_facts(taught: Taught) -> dict[str, object]:
     """What the head reached before the layers below it learnt, where it did."""
     return {f"head_{name}": value for name, value in taught.head_metrics.items() if name.startswith("validation")}
+
+
+def _search_facts(taught: Taught) -> dict[str, object]:
+    """How many heads were tried and which was best, where there was a search."""
+    if not taught.search:
+        return {}
+    return {"search_trials": len(taught.search["trials"]), "search_best_trial": taught.search["trial"]}
+
+
+def _write_search(environment: TrainingEnvironment, taught: Taught) -> None:
+    """All that was tried, beside the report: the file that `launch.py train --from-best` reads."""
+    if not taught.search:
+        return
+    file = environment.paths.output_data / "search.json"
+    try:
+        mapped.write_whole(file, json.dumps({"search": environment.job_name, **taught.search}, indent=2).encode())
+    except OSError as error:
+        logger.warning("the table of the search cannot be written: %s", error)
+        return
+    logger.info("the search: head %s is the best, all are in %s", taught.search["trial"], file)
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,30 +3,33 @@
 What is frozen runs once and is stored; a head that has layers below it to teach learns alone first, on the stored
 features of the untouched backbone, because a random head's gradients would spoil them (LP-FT, Kumar et al. 2022,
 Fine-Tuning can Distort Pretrained Features); then all that is trainable learns, from a checkpoint on where there is
-one. Knows no files but the folders it is handed, and neither bundles nor reports.
+one. Where heads are to be tried, they are tried on the stored features first, and the best one's recipe is what the job
+goes on with, as if it had been given. Knows no files but the folders it is handed, and neither bundles nor reports.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dogbreed import backbones
 from dogbreed.artifacts import clone_weights
-from dogbreed.backbones import Classifier, Cut, Rest, Trainable
+from dogbreed.backbones import Classifier, Cut, HeadSpec, Rest, Trainable
 from dogbreed.environment import available_cpus
 from dogbreed.errors import ConfigurationError
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training import compute, frozen
+from dogbreed.training import compute, frozen, mapped, tryout
 from dogbreed.training.augment import make_view, resolve, stored_views
 from dogbreed.training.averaging import make_averaging
 from dogbreed.training.checkpoint import Checkpoints, identity_of
@@ -47,12 +50,14 @@ from dogbreed.training.frozen import FrozenPart
 from dogbreed.training.images import ReducedImages
 from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper
 from dogbreed.training.metrics import PassMetrics
-from dogbreed.training.mixing import SmoothedCrossEntropyLoss, unmixed
+from dogbreed.training.mixing import SmoothedCrossEntropyLoss, make_mixing, unmixed
 from dogbreed.training.optim import make_optimizer, make_schedule
 from dogbreed.training.selection import Selection
 from dogbreed.training.state import FitState
 
 logger = logging.getLogger(__name__)
+
+_SEARCH_FILE = "search.json"
 
 Stores = tuple[FeatureStore, FeatureStore]
 """Of training and validation."""
@@ -69,11 +74,15 @@ class Taught:
         fit: of what was trainable.
         network: the taught classifier in the form that evaluates quickest: normalised images -> logits.
         head_metrics: of the head that learnt alone first; empty when none did.
+        hyperparameters: that it was taught with: the given ones, or those of the best head that was tried.
+        search: what was tried, see `tryout.report`; empty when nothing was.
     """
 
     fit: FitResult
     network: nn.Module
     head_metrics: dict[str, float]
+    hyperparameters: Hyperparameters
+    search: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +125,15 @@ class Lesson:
         stores = self._store(cut, splits, cache) if cut else None
         learning = cut.rest if cut else model
         if cut and not stores:
-            return Taught(_stopped(learning), model, {})
+            return Taught(_stopped(learning), model, {}, self.hyperparameters)
+        if cut and stores and self.hyperparameters.search_trials > 1:
+            return self._teach_best(model, cut, stores, keeper=keeper, kept=kept, checkpoints=checkpoints)
         head = None
         if self.hyperparameters.most_head_epochs and kept is None:
             head = self._learn_head(model, cut, stores, splits, cache)
             if head.ended_by == "stop signal":
-                return Taught(replace(head, weights=clone_weights(learning)), model, head.metrics)
+                fit = replace(head, weights=clone_weights(learning))
+                return Taught(fit, model, head.metrics, self.hyperparameters)
 
         if cut is None or stores is None:
             train, validation = self._images_of(splits, cache)
@@ -136,7 +148,7 @@ class Lesson:
         if head is not None and not fit.best_epoch and fit.history:
             logger.info("no epoch bettered the head alone, which is kept; trainable=head gives the same in less time")
         network = frozen.whole(cut, self.spec.size_px, self.loop.compute.device) if cut else model
-        return Taught(fit, network, head.metrics if head else {})
+        return Taught(fit, network, head.metrics if head else {}, self.hyperparameters)
 
     def images(
         self,
@@ -241,6 +253,90 @@ class Lesson:
             train = run(samples=splits.train, views=views)
             validation = run(samples=splits.validation, views=centre) if train else None
         return (train, validation) if train and validation else None
+
+    def _teach_best(
+        self,
+        model: Classifier,
+        cut: Cut,
+        stores: Stores,
+        *,
+        keeper: Checkpoints | None,
+        kept: Kept | None,
+        checkpoints: Path | None,
+    ) -> Taught:
+        """Tries heads, and trains the one that the best recipe asks for as a job of its own would.
+
+        It learns once more, on its own, so that all that watches a job sees it, and a checkpoint is one of any job: the
+        price is that of one more head. After a stop amid the search there is the best head so far, as it was tried.
+        """
+        file = checkpoints / _SEARCH_FILE if checkpoints else None
+        search, weights, stopped = self._try_heads(model, stores, file, going_on=kept is not None)
+        if not search:
+            return Taught(_stopped(model.head), model, {}, self.hyperparameters)
+        recipe = Hyperparameters.parse(search["hyperparameters"])
+        model.head = self._make_head(model, recipe)
+        cut = replace(cut, rest=model.head)
+        if stopped:
+            model.head.load_state_dict(weights)
+            best = next(trial for trial in search["trials"] if trial["trial"] == search["trial"])
+            fit = FitResult((), best["best_epoch"], best["metrics"], None, clone_weights(model.head), "stop signal")
+            return Taught(fit, model, {}, recipe, search)
+        loop = replace(
+            self.loop,
+            criterion=SmoothedCrossEntropyLoss(label_smoothing=recipe.label_smoothing),
+            mix=make_mixing(recipe, self.loop.classes),
+        )
+        lesson = replace(self, hyperparameters=recipe, loop=loop)._on(cut)
+        self.watch(model.head, loop.criterion)
+        fit = lesson._fit_by_leader(stores, keeper, kept)
+        model.head.load_state_dict(fit.weights)
+        network = frozen.whole(cut, self.spec.size_px, self.loop.compute.device)
+        return Taught(fit, network, {}, recipe, search)
+
+    def _try_heads(
+        self, model: Classifier, stores: Stores, file: Path | None, *, going_on: bool
+    ) -> tuple[dict[str, Any], Mapping[str, Tensor], bool]:
+        """The leader's search: what `tryout.report` tells, the best head's weights, and whether a stop came.
+
+        Args:
+            model: with an untrained head, which stays so.
+            stores: of training and validation.
+            file: keeps the outcome for a job that is started again, or None.
+            going_on: a checkpoint was found, so that the search had ended.
+        """
+        chosen, team = self.hyperparameters, self.loop.team
+        found: tuple[dict[str, Any], Mapping[str, Tensor], bool] = {}, {}, False
+        if team.leads:
+            known = _read_search(file) if file and going_on else None
+            if known is not None:
+                return team.share((known, {}, False))
+            recipes = tryout.draw(chosen)
+            logger.info("trying %d heads on the stored features, which differ in %s", len(recipes), chosen.search_over)
+            alone = replace(self, loop=replace(self.loop, team=ALONE))
+            tried = tryout.try_heads(
+                recipes,
+                lambda recipe: self._make_head(model, recipe),
+                lambda recipe: replace(alone, hyperparameters=recipe)._feed(stores),
+                device=self.loop.compute.device,
+                classes=self.loop.classes,
+                stop_requested=self.loop.stop_requested,
+            )
+            if tried.best is not None:
+                for line in tryout.lines(tried, chosen):
+                    logger.info("%s", line)
+                found = tryout.report(tried, chosen), tried.weights, tried.stopped
+                if file and not tried.stopped:
+                    _write_search(file, found[0])
+        return team.share(found)
+
+    def _make_head(self, model: Classifier, recipe: Hyperparameters) -> nn.Sequential:
+        """An untrained head for a recipe: the model's own start where it has the same shape."""
+        torch.manual_seed(recipe.seed)
+        spec = HeadSpec(self.loop.classes, recipe.hidden_units, recipe.dropout)
+        head = Classifier(model.backbone, model.features, spec).head
+        if recipe.hidden_units == self.hyperparameters.hidden_units:
+            head.load_state_dict(model.head.state_dict())
+        return head.to(self.loop.compute.device)
 
     def _learn_head(
         self, model: Classifier, cut: Cut | None, stores: Stores | None, splits: Splits, cache: Path
@@ -370,6 +466,23 @@ class Lesson:
         return self.loop.fit(
             train, validation, state, epochs=chosen.epochs, objective=chosen.objective, keeper=keeper or NoKeeper()
         )
+
+
+def _read_search(file: Path) -> dict[str, Any] | None:
+    """What `_write_search` wrote; None where it cannot be had, and the heads are tried again."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        logger.warning("the outcome of the search cannot be read, the heads are tried again: %s", error)
+        return None
+    return found
+
+
+def _write_search(file: Path, search: Mapping[str, Any]) -> None:
+    try:
+        mapped.write_whole(file, json.dumps(search, indent=2).encode())
+    except OSError as error:
+        logger.error("the outcome of the search cannot be kept: %s", error)
 
 
 @contextlib.contextmanager

@@ -395,7 +395,7 @@ class Loop:
 
     def _step_seed(self, state: FitState) -> int:
         """Follows from where the fit stands, so that a fit that goes on draws what it would have drawn."""
-        return zlib.crc32(f"{self.seed}/{state.epoch}/{state.batch}/{self.team.rank}".encode())
+        return step_seed(self.seed, state.epoch, state.batch, self.team.rank)
 
     def _receive(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Inputs and indices on the device; None when the whole batch was corrupt."""
@@ -422,6 +422,11 @@ class Loop:
     def _tell_end(self, phase: Phase) -> None:
         for observer in self.observers:
             observer.on_pass_end(phase)
+
+
+def step_seed(seed: int, epoch: int, batch: int, rank: int = 0) -> int:
+    """Of what is drawn in one step: ``batch`` of the epoch is done, counted from 0."""
+    return zlib.crc32(f"{seed}/{epoch}/{batch}/{rank}".encode())
 
 
 def _require_samples(metrics: PassMetrics, phase: Phase) -> PassMetrics:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -19,6 +19,14 @@ from dogbreed.hyperparameters import Hyperparameters
 
 Shape = Callable[[int], float]
 """Number of a step, from 0 -> its learning rate as a share of the peak, in [0, 1]."""
+
+
+class Rated(Protocol):
+    """What has learning rates: an optimizer of torch, or what stands for one of many."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """One per peak rate, which stands under ``lr``."""
 
 
 def make_optimizer(hyperparameters: Hyperparameters, model: nn.Module) -> Optimizer:
@@ -47,7 +55,7 @@ def make_optimizer(hyperparameters: Hyperparameters, model: nn.Module) -> Optimi
     return kind(groups, lr=lr, betas=betas, eps=hyperparameters.eps, weight_decay=decay)
 
 
-def make_schedule(hyperparameters: Hyperparameters, optimizer: Optimizer, steps: int) -> Schedule:
+def make_schedule(hyperparameters: Hyperparameters, optimizer: Rated, steps: int) -> Schedule:
     """The learning rate of each optimizer step.
 
     Args:
@@ -127,7 +135,7 @@ class Schedule:
         plateau: told of each epoch's objective.
     """
 
-    def __init__(self, optimizer: Optimizer, shape: Shape, warmup: int, plateau: Plateau) -> None:
+    def __init__(self, optimizer: Rated, shape: Shape, warmup: int, plateau: Plateau) -> None:
         self._optimizer = optimizer
         self._shape = shape
         self._warmup = warmup

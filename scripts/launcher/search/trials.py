@@ -146,9 +146,10 @@ def read(file: Path) -> Best:
     """Reads it again; raises `SettingError` for what is no such file."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        best = Best(**found)
+        # A search inside one job writes the same, and all that it tried.
+        best = Best(**{name: value for name, value in found.items() if name != "trials"})
         ok = isinstance(best.hyperparameters, dict) and all(isinstance(one, str) for one in _texts(best))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError) as error:
         raise SettingError(f"{file} cannot be read as the best of a search ({error}); give a file of `tune`") from error
     if not ok:
         raise SettingError(f"{file}: its hyperparameters are not names with texts; give a file that `tune` wrote")

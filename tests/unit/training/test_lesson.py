@@ -204,8 +204,6 @@ def test_statistics_of_batchnorm_are_kept_or_learnt(
 
 def test_parts_of_a_batch_learn_what_the_batch_does(drawn_data: Path, tmp_path: Path) -> None:
     """With kept statistics a gradient of parts added up is the gradient of the whole."""
-    from dataclasses import replace
-
     weights = []
     for accumulate in (1, 3):
         setup = Setup(drawn_data, tmp_path, trainable="all", head_epochs=0, optimizer="sgd", augment="none")
@@ -216,8 +214,6 @@ def test_parts_of_a_batch_learn_what_the_batch_does(drawn_data: Path, tmp_path: 
 
 
 def test_a_clipped_gradient_moves_the_weights_no_further_than_its_norm(drawn_data: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     setup = Setup(
         drawn_data, tmp_path, trainable="all", head_epochs=0, optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=1.0,
         epochs=1, schedule="constant", warmup_epochs=0, batch_size=1000,
@@ -236,3 +232,85 @@ def test_a_weight_average_is_what_is_kept(drawn_data: Path, tmp_path: Path) -> N
         one.metrics["train_loss"] for one in plain.history
     ], "what learns is the same"
     assert averaged.metrics["validation_loss"] != plain.metrics["validation_loss"]
+
+
+def test_the_best_of_the_heads_that_were_tried_is_trained_as_if_it_had_been_given(
+    drawn_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    options = {"search_trials": 8, "search_over": "lr+hidden-units+label-smoothing", "lr": 1e-6, "epochs": 4}
+    setup = Setup(drawn_data, tmp_path, **options)
+    taught = setup.teach()
+    assert len(taught.search["trials"]) == 8
+    assert taught.search["value"] > taught.search["trials"][0]["value"], "nothing is learnt at 1e-6"
+    assert taught.hyperparameters.lr == float(taught.search["hyperparameters"]["lr"])
+    assert setup.recorder.epochs == len(taught.fit.history), "the job's epochs are those of one head"
+    assert setup.watched == [setup.model.head]
+    assert taught.fit.metrics["validation_accuracy"] == pytest.approx(taught.search["value"])
+    assert "validation_accuracy=" not in caplog.text, "nothing that SageMaker's tuner would take for a metric"
+
+    assert taught.hyperparameters.search_trials == 0
+
+    chosen = taught.hyperparameters
+    values = {name: getattr(chosen, name) for name in ("lr", "hidden_units", "label_smoothing")}
+    alone = Setup(drawn_data, tmp_path, **{**options, **values, "search_trials": 0})
+    # The same start as in the search, which a hidden layer changes.
+    alone.model.head = setup.lesson._make_head(Setup(drawn_data, tmp_path, **options).model, chosen)
+    smoothed = SmoothedCrossEntropyLoss(label_smoothing=chosen.label_smoothing)
+    alone.lesson = replace(alone.lesson, loop=replace(alone.lesson.loop, criterion=smoothed))
+    assert alone.teach().fit.metrics == taught.fit.metrics
+
+
+class Interrupting:
+    """Asks to stop after so many questions."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def interrupted(setup: Setup, folder: Path, questions: int) -> Taught:
+    loop = replace(setup.lesson.loop, stop_requested=Interrupting(questions))
+    lesson = replace(setup.lesson, loop=loop)
+    return lesson.teach(setup.model, setup.splits, cache=setup.cache, checkpoints=folder)
+
+
+def test_a_search_that_is_interrupted_anywhere_ends_as_if_it_had_not_been(
+    drawn_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    options = {"search_trials": 4, "search_over": "lr+hidden-units", "epochs": 3}
+    whole = interrupted(Setup(drawn_data, tmp_path / "cache", **options), tmp_path / "whole", 10**6)
+    fresh = tmp_path / "cache"
+    endings = set()
+    for questions in range(1, 60, 3):
+        caplog.clear()
+        folder = tmp_path / str(questions)
+        first = interrupted(Setup(drawn_data, fresh, **options), folder, questions)
+        endings.add((first.fit.ended_by, bool(first.search), (folder / "search.json").is_file()))
+        again = interrupted(Setup(drawn_data, fresh, **options), folder, 10**6)
+        assert again.search == whole.search
+        assert again.hyperparameters == whole.hyperparameters
+        assert all(torch.equal(value, whole.fit.weights[name]) for name, value in again.fit.weights.items())
+    assert endings >= {
+        ("stop signal", False, False),  # before the first epoch of the search
+        ("stop signal", True, False),  # in the search: the best head so far
+        ("stop signal", True, True),  # after it
+    }
+
+
+def test_the_head_that_a_stop_leaves_is_the_best_so_far(drawn_data: Path, tmp_path: Path) -> None:
+    options = {"search_trials": 6, "lr": 1e-6, "epochs": 10}
+    Setup(drawn_data, tmp_path, **options).teach()  # the features are stored
+    setup = Setup(drawn_data, tmp_path, **options)
+    taught = interrupted(setup, tmp_path / "checkpoints", 12)
+    assert taught.fit.ended_by == "stop signal"
+    assert taught.fit.best_epoch > 0
+    images = setup.lesson.images(setup.splits.validation, SPEC.centre_view)
+    judged = setup.lesson.loop.evaluate(images, Phase.VALIDATION, 1)
+    assert judged is not None
+    assert judged.accuracy == pytest.approx(taught.fit.metrics["validation_accuracy"])
+    assert judged.accuracy == pytest.approx(taught.search["value"])

@@ -1,0 +1,109 @@
+"""A job that tries heads before it trains one: its log, its files, and what a stop leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import OptMl
+
+from dogbreed import artifacts, logs
+from dogbreed.hyperparameters import Hyperparameters
+from dogbreed.training import job
+from scripts.launcher.search import trials
+
+TRAIN = Path(__file__).resolve().parents[2] / "container" / "train"
+
+SEARCH = {
+    "model": "tiny",
+    "pretrained": "false",
+    "image-size": "32",
+    "batch-size": "8",
+    "epochs": "6",
+    "lr": "0.000001",
+    "num-workers": "0",
+    "search-trials": "9",
+    "search-over": "lr+weight-decay+hidden-units+dropout",
+}
+
+
+def test_a_job_that_searches_looks_like_any_other_and_says_what_it_found(
+    in_process: OptMl, drawn_data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    in_process.hyperparameters(SEARCH)
+    in_process.channels(train=drawn_data / "train", validation=drawn_data / "valid", test=drawn_data / "test")
+    assert job.main() == 0
+    output = capfd.readouterr().out
+
+    read = [(line, logs.read_metrics(line)) for line in output.splitlines() if logs.read_metrics(line)]
+    epochs = [line for line, _ in read if "epoch=" in line]
+    bundle = artifacts.load(in_process.model)
+    assert len(epochs) == bundle.facts["epochs_run"], "the epochs of one head, which is what a tuner is to see"
+    (best,) = [metrics for line, metrics in read if "best: " in line]
+    assert best["validation_accuracy"] == pytest.approx(bundle.metrics["validation_accuracy"], rel=1e-5)
+    assert len([line for line in output.splitlines() if " head " in line and " in epoch " in line]) == 9
+
+    file = in_process.root / "output" / "data" / "search.json"
+    found = json.loads(file.read_text())
+    assert len(found["trials"]) == 9
+    assert bundle.facts["search_trials"] == 9
+    assert bundle.facts["search_best_trial"] == found["trial"]
+    given = Hyperparameters.parse(trials.read(file).hyperparameters)
+    assert given.as_dict() == bundle.hyperparameters, "what train --from-best trains with is what the bundle has"
+    assert given.search_trials == 0
+    assert given.lr > 0.000001
+    assert bundle.head.hidden_units == given.hidden_units
+    assert bundle.head.dropout == given.dropout
+    logits = bundle.build()(torch.zeros(1, 3, 32, 32))
+    assert logits.shape == (1, 3)
+    record = json.loads((in_process.root / "output" / "data" / "insight" / "record.json").read_text())
+    assert record["hyperparameters"]["lr"] == given.lr
+
+
+def test_sigterm_in_the_search_keeps_the_best_head_so_far(opt_ml: OptMl, drawn_data: Path) -> None:
+    opt_ml.hyperparameters({**SEARCH, "epochs": "1000", "patience": "0", "search-over": "lr"})
+    opt_ml.channels(train=drawn_data)
+    environ = {**os.environ, "SAGEMAKER_BASE_DIR": str(opt_ml.root), "TRAINING_JOB_NAME": "contract-1"}
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN)], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if "trying 9 heads" in line:
+            break
+    try:
+        output = seen + process.communicate(timeout=2)[0]
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        output = seen + process.communicate(timeout=100)[0]
+    assert process.returncode == 0, output
+    bundle = artifacts.load(opt_ml.model)
+    assert bundle.facts["ended_by"] == "stop signal"
+    assert bundle.facts["epochs_run"] == 0
+    assert bundle.metrics["validation_accuracy"] > 0
+    found = json.loads((opt_ml.root / "output" / "data" / "search.json").read_text())
+    assert {trial["ended_by"] for trial in found["trials"]} == {"stop signal"}
+    assert not opt_ml.failure.exists()
+    (best,) = [logs.read_metrics(line) for line in output.splitlines() if "best: " in line]
+    assert best["validation_accuracy"] == pytest.approx(bundle.metrics["validation_accuracy"], rel=1e-5)
+
+
+def test_two_processes_take_the_best_head_of_the_one_that_leads(opt_ml: OptMl, drawn_data: Path) -> None:
+    opt_ml.hyperparameters({**SEARCH, "search-over": "lr+hidden-units"})
+    opt_ml.channels(train=drawn_data)
+    environ = {**os.environ, "SAGEMAKER_BASE_DIR": str(opt_ml.root), "DOGBREED_PROCESSES": "2"}
+    done = subprocess.run(
+        [sys.executable, str(TRAIN)], env=environ, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    bundle = artifacts.load(opt_ml.model)
+    assert bundle.facts["search_trials"] == 9
+    assert bundle.build()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
