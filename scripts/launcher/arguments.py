@@ -58,6 +58,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> float:
+    """A number, 0 or more."""
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on; give one such as 2.5")
+    return float(text)
+
+
 def seed(text: str) -> int:
     """A whole number, at least 0."""
     if not re.fullmatch(r"\d{1,9}", text):

@@ -17,6 +17,11 @@ stops the watching, not the search: `launch.py tune --follow NAME` goes on with 
 
     launch.py tune --local --data photos --weights resnet18.pth --hp model=resnet18 --trials 20 --name dogs
 
+--estimate starts nothing: it says what the search would take and cost as separate jobs, with warm pools and inside one
+job, from what a former job took (--record) or figures that are given, and from the prices that you keep:
+
+    launch.py tune --estimate --data photos --record insight/record.json --trials 20 --prices prices.toml
+
 The study is in build/tuning/NAME. Ctrl-C keeps what is done; the same command goes on with it, and a larger --trials
 adds to it.
 """
@@ -38,7 +43,7 @@ from scripts.launcher.context import Context
 from scripts.launcher.errors import ServiceError
 from scripts.launcher.local import folders
 from scripts.launcher.plan import Call
-from scripts.launcher.search import local, process, trials, tuning
+from scripts.launcher.search import estimating, local, process, trials, tuning
 from scripts.launcher.search import space as spaces
 from scripts.launcher.search.space import Space
 from scripts.launcher.settings import Settings
@@ -110,6 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whether data and image are those of the earlier jobs; default %(default)s",
     )
     how.add_argument("--seed", type=types.seed, metavar="N", help="of the tuner's draws")
+    estimating.add_arguments(parser)
     jobs.add_data_arguments(parser)
     jobs.add_machine_arguments(parser)
     jobs.add_security_arguments(parser)
@@ -127,13 +133,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def needs_region(arguments: argparse.Namespace) -> bool:
     """Whether the command talks to AWS at all."""
-    return not arguments.local
+    return not arguments.local and not arguments.estimate
 
 
 def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     """One CreateHyperParameterTuningJob; the description alone to follow one."""
     if arguments.follow:
         return [tuning.describe(arguments.follow)]
+    if arguments.estimate:
+        return [estimating.plan(arguments, _space(arguments))]
     if arguments.local:
         return [_local_plan(arguments, settings)]
     name = tuning.checked_name(arguments.name or settings.unique_name("dogbreed"))
@@ -170,6 +178,8 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
 def run(calls: Sequence[Call], context: Context) -> int:
     """Starts the search, or goes on with one; follows it and prints its trials and its best."""
     (call,) = calls
+    if context.arguments.estimate:
+        return estimating.say(call, context)
     if context.arguments.local:
         return _run_here(call, context)
     name = call.parameters["HyperParameterTuningJobName"]

@@ -147,6 +147,15 @@ def most_epochs(space: Space) -> int:
     return int(max((float(one) for one in searched.choices), default=searched.high or 0))
 
 
+def mean_epochs(space: Space) -> float:
+    """Epochs of a trial on average, where trials are spread evenly over the space."""
+    searched = space.ranges.get("epochs")
+    if searched is None:
+        return float(most_epochs(space))
+    ends = searched.choices or (searched.low or 0.0, searched.high or 0.0)
+    return sum(float(one) for one in ends) / len(ends)
+
+
 def grid(space: Space) -> Iterator[dict[str, str]]:
     """Every combination of a space of choices."""
     names = list(space.ranges)
