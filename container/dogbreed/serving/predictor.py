@@ -60,11 +60,11 @@ class Predictor:
         for start in range(0, len(images), self._engine.batch):
             began_s = time.perf_counter()
             views = [
-                self._view(image, place, len(images))
+                self.view(image, place, len(images))
                 for place, image in enumerate(images[start : start + self._engine.batch], start)
             ]
             decoded_s = time.perf_counter()
-            rows.extend(self._score(views).tolist())
+            rows.extend(self.score(views).tolist())
             if self._observer is not None:
                 self._observer.decoded(len(views), decoded_s - began_s)
                 self._observer.computed(len(views), time.perf_counter() - decoded_s)
@@ -84,8 +84,12 @@ class Predictor:
                 f"the network has {len(row)} outputs, but the bundle names {len(self._labels)} classes"
             )
 
-    def _view(self, image: bytes, place: int, count: int) -> Tensor:
-        """uint8 [3, S, S] on the CPU."""
+    def view(self, image: bytes, place: int = 0, count: int = 1) -> Tensor:
+        """What the network sees of an encoded image, uint8 [3, S, S]; place and count are for the error's text.
+
+        Raises:
+            UnreadableImageError: it cannot be decoded.
+        """
         try:
             return self._spec.centre_view(preprocessing.decode(image, max_pixels=self._max_pixels))
         except CorruptImageError as error:
@@ -95,8 +99,12 @@ class Predictor:
                 why = f"it is none of {', '.join(preprocessing.FORMATS)}"
             raise UnreadableImageError(f"{which} cannot be decoded: {why}") from error
 
-    def _score(self, views_CHW: Sequence[Tensor]) -> Tensor:
-        """Several of uint8 [3, S, S] -> float32 [N, K], natural logarithms of the softmax."""
+    def score(self, views_CHW: Sequence[Tensor]) -> Tensor:
+        """Prepared images, uint8 [3, S, S] each -> float32 [N, K], natural logarithms of the softmax.
+
+        Raises:
+            ArithmeticError: the network answers with numbers that are not finite.
+        """
         side = self._spec.size_px
         # torch.stack would put the channels first, and the network would put them last again.
         images_NCHW = torch.empty((len(views_CHW), 3, side, side), dtype=torch.uint8, memory_format=torch.channels_last)
