@@ -103,6 +103,7 @@ def test_sigterm_keeps_the_best_epoch_so_far_and_exits_0(opt_ml: OptMl, drawn_da
     assert time.monotonic() - stopped < 60
     assert "SIGTERM: stopping after this step" in output
     bundle = artifacts.load(opt_ml.model)
+    assert bundle.agreements["torch-bf16"] == "the job had 9 validation images, 200 are needed"
     assert bundle.facts["ended_by"] == "stop signal"
     assert 3 <= int(str(bundle.facts["epochs_run"])) < 1000
     assert bundle.build()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)

@@ -43,6 +43,7 @@ from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.lesson import Lesson, Taught
 from dogbreed.training.loop import Batches, CorruptImages, FitResult, Loop, Phase
 from dogbreed.training.mixing import SmoothedCrossEntropyLoss, make_mixing
+from dogbreed.training.precision import compare_precisions
 from dogbreed.training.watching import Watching, WrongAnswers
 
 logger = logging.getLogger(__name__)
@@ -202,6 +203,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             known |= tested
             if team.leads:
                 artifacts.save(bundle, environment.paths.model)
+        _compare(environment, team, bundle, model=model, splits=splits, stop_requested=stop_requested)
         known |= {
             "metrics": bundle.metrics,
             "facts": bundle.facts,
@@ -236,6 +238,21 @@ def _test(bundle: Bundle, tester: Loop, batches: Batches, splits: Splits) -> tup
     if tester.team.alone:
         told["wrong"] = wrong.photos(splits.test or (), tester.corrupt.found, splits.labels.names)
     return replace(bundle, metrics={**bundle.metrics, **scores}, facts=facts), told
+
+
+def _compare(
+    environment: TrainingEnvironment,
+    team: Team,
+    bundle: Bundle,
+    *,
+    model: Classifier,
+    splits: Splits,
+    stop_requested: Callable[[], bool],
+) -> None:
+    """Adds to the saved bundle how near half precision comes to float32, for the endpoint that will choose."""
+    if team.leads:
+        agreements = compare_precisions(model, bundle.preprocessing, splits.validation, stop_requested=stop_requested)
+        artifacts.save(replace(bundle, agreements=agreements), environment.paths.model)
 
 
 def _join(environment: TrainingEnvironment) -> Team:

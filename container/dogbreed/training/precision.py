@@ -1,0 +1,125 @@
+"""Holds half precision against float32 on validation images, for the endpoint that will serve the model.
+
+Half precision changes some answers, how many depends on the network and the data, so it is measured where both are at
+hand: at the end of the job. A server reads the record and decides (`engines.agreement`, `engines.choice`).
+
+Knows engines and samples; where the record goes is the job's business.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from dogbreed import preprocessing
+from dogbreed.engines import choice
+from dogbreed.engines.agreement import MIN_IMAGES, Agreement, compare
+from dogbreed.engines.engine import Engine, PlainEngine, Precision, UnsuitableError
+from dogbreed.environment import available_cpus
+from dogbreed.preprocessing import CorruptImageError, PreprocessSpec
+from dogbreed.training.sources import Sample
+
+logger = logging.getLogger(__name__)
+
+MAX_IMAGES = 512
+"""More would cost time and change no verdict: the bound is a share of 1%."""
+
+_BATCH = 16
+
+
+class _StoppedError(Exception):
+    """The job was told to stop; no time for comparisons."""
+
+
+def compare_precisions(
+    model: nn.Module,
+    spec: PreprocessSpec,
+    samples: Sequence[Sample],
+    *,
+    stop_requested: Callable[[], bool],
+) -> dict[str, Agreement | str]:
+    """Scores validation images with every half-precision engine that this machine has, and in float32.
+
+    Never raises: a job does not fail of a measurement.
+
+    Args:
+        model: normalised images -> logits, on any device; stays as it is.
+        spec: preprocessing of an endpoint.
+        samples: with the right classes; of many, 512 that are spread evenly are taken.
+        stop_requested: ends it early.
+
+    Returns:
+        `engine.describe` -> what was found, or in one sentence why nothing was.
+    """
+    names: list[tuple[str, Precision]] = [
+        (name, precision)
+        for name, precision in choice.candidates(has_gpu=torch.cuda.is_available())
+        if precision != "fp32"
+    ]
+    try:
+        if len(samples) < MIN_IMAGES:
+            raise UnsuitableError(f"the job had {len(samples)} validation images, {MIN_IMAGES} are needed")
+        network = copy.deepcopy(model).eval()
+        network.requires_grad_(False)
+        spread = [samples[i * len(samples) // MAX_IMAGES] for i in range(MAX_IMAGES)]
+        images_NCHW, truth_N = _read(spread if len(samples) > MAX_IMAGES else samples, spec, stop_requested)
+        expected_NK = _score(PlainEngine(network, spec), images_NCHW, stop_requested)
+        network = network.cpu()
+    except Exception as error:
+        return dict.fromkeys((f"{name}-{precision}" for name, precision in names), _explain(error))
+    found: dict[str, Agreement | str] = {}
+    for name, precision in names:
+        described = f"{name}-{precision}"
+        try:
+            engine = choice.build(name, precision, network, spec, streams=available_cpus())
+            agreement = compare(expected_NK, _score(engine, images_NCHW, stop_requested), truth_N)
+        except Exception as error:
+            found[described] = _explain(error)
+            continue
+        found[described] = agreement
+        objection = agreement.objection()
+        verdict = "endpoints may use it" if objection is None else f"endpoints will not use it: {objection}"
+        logger.info("%s: %s; %s", described, agreement, verdict)
+    return found
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, UnsuitableError | _StoppedError):
+        return str(error)
+    logger.warning("half precision could not be compared with float32", exc_info=error)
+    return f"comparing failed: {type(error).__name__}"
+
+
+def _read(samples: Sequence[Sample], spec: PreprocessSpec, stop_requested: Callable[[], bool]) -> tuple[Tensor, Tensor]:
+    """Views as an endpoint makes them, uint8 [N, 3, S, S], and classes, int64 [N]; corrupt images are left out."""
+
+    def views() -> Iterator[tuple[Tensor, int]]:
+        for sample in samples:
+            if stop_requested():
+                raise _StoppedError("the job was stopped before they were compared")
+            try:
+                yield spec.centre_view(preprocessing.decode(sample.path)), sample.index
+            except (CorruptImageError, OSError):  # the job has told of it
+                continue
+
+    found = list(views())
+    if len(found) < MIN_IMAGES:
+        raise UnsuitableError(f"{len(found)} validation images could be read, {MIN_IMAGES} are needed")
+    images_NCHW = torch.stack([view for view, _ in found]).contiguous(memory_format=torch.channels_last)
+    return images_NCHW, torch.tensor([index for _, index in found])
+
+
+def _score(engine: Engine, images_NCHW: Tensor, stop_requested: Callable[[], bool]) -> Tensor:
+    def score(start: int) -> Tensor:
+        if stop_requested():
+            raise _StoppedError("the job was stopped before they were compared")
+        return engine.score(images_NCHW[start : start + _BATCH])
+
+    # OpenVINO computes one call on one CPU; torch uses all of them by itself.
+    with ThreadPoolExecutor(available_cpus() if engine.name == "openvino" else 1) as pool:
+        return torch.cat(list(pool.map(score, range(0, len(images_NCHW), _BATCH))))

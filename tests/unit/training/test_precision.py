@@ -1,0 +1,112 @@
+"""What a job finds of half precision, and what it says where it finds nothing."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dogbreed import backbones
+from dogbreed.backbones import HeadSpec
+from dogbreed.engines import choice
+from dogbreed.engines.agreement import Agreement
+from dogbreed.engines.engine import PlainEngine, UnsuitableError
+from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.training import precision
+from dogbreed.training.sources import Sample
+
+SPEC = PreprocessSpec.for_size(32)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """220 small photos; the first ten cannot be decoded."""
+    folder = tmp_path_factory.mktemp("photos")
+    found = []
+    for number in range(220):
+        file = folder / f"{number}.png"
+        coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((40, 36)).save(file)
+        if number < 10:
+            file.write_bytes(b"no image")
+        found.append(Sample(file, number % 3))
+    return found
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return backbones.build(backbones.TINY, HeadSpec(3), image_size_px=32)
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """One half-precision engine that turns every fourth answer round, and one that cannot be had."""
+
+    class Turning(PlainEngine):
+        name, precision = "torch", "bf16"
+
+        def score(self, images):
+            scores = super().score(images).clone()
+            scores[::4] = -scores[::4]
+            return scores
+
+    def build(name, precision, model, spec, *, streams):
+        if name == "openvino":
+            raise UnsuitableError("the openvino package is not installed")
+        return Turning(model, spec)
+
+    monkeypatch.setattr(choice, "build", build)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def compared(model, samples, stop=False):
+    return precision.compare_precisions(model, SPEC, samples, stop_requested=lambda: stop)
+
+
+def test_what_is_found_is_kept_for_each_engine(model, samples, engines, caplog):
+    caplog.set_level("INFO")
+    model.train()
+    found = compared(model, samples)
+    assert found["openvino-bf16"] == "the openvino package is not installed"
+    agreement = found["torch-bf16"]
+    assert isinstance(agreement, Agreement)
+    assert agreement.images == 210
+    # 13 batches of 16, and one of 2
+    assert 0 < agreement.changed <= 13 * 4 + 1
+    assert "torch-bf16: " in caplog.text
+    assert "endpoints will not use it: it " in caplog.text
+    assert model.training
+    expected = PlainEngine(model.eval(), SPEC)
+    right = sum(
+        int(expected.score(SPEC.centre_view(precision.preprocessing.decode(sample.path))[None]).argmax())
+        == sample.index
+        for sample in samples[10:]
+    )
+    assert agreement.accuracy_reference == pytest.approx(right / 210)
+
+
+def test_of_many_images_some_that_are_spread_are_taken(model, samples, engines, monkeypatch):
+    monkeypatch.setattr(precision, "MAX_IMAGES", 205)
+    assert compared(model, samples)["torch-bf16"] == "195 validation images could be read, 200 are needed"
+
+
+@pytest.mark.parametrize(
+    ("count", "stop", "reason"),
+    [
+        (199, False, "the job had 199 validation images, 200 are needed"),
+        (0, False, "the job had 0 validation images, 200 are needed"),
+        (205, False, "195 validation images could be read, 200 are needed"),
+        (220, True, "the job was stopped before they were compared"),
+    ],
+)
+def test_where_nothing_is_compared_the_record_says_why(model, samples, engines, count, stop, reason):
+    assert compared(model, samples[:count], stop) == {"openvino-bf16": reason, "torch-bf16": reason}
+
+
+def test_a_failure_costs_a_warning_and_not_the_job(model, samples, engines, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise RuntimeError("oneDNN")
+
+    monkeypatch.setattr(choice, "build", fail)
+    assert set(compared(model, samples).values()) == {"comparing failed: RuntimeError"}
+    assert "oneDNN" in caplog.text
