@@ -15,7 +15,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,10 +26,10 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from dogbreed import logs
 from dogbreed.errors import NotReadyError, PayloadTooLargeError, RequestError
-from dogbreed.serving import emf, openapi, payload
+from dogbreed.serving import answers, emf, openapi, payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.metrics import Metrics
-from dogbreed.serving.payload import Scores
+from dogbreed.serving.payload import Item, Scores
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ _ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 _INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
 # The caller's own name for a request, from whichever of these comes first; it goes into the log and back.
 _REQUEST_IDS = ("X-Request-Id", "X-Amzn-RequestId", "X-Amzn-Trace-Id")
+# What may be sent back: the platform allows 1,024 visible characters (InvokeEndpoint).
+_ECHO = re.compile(r"[ -~]{1,1024}")
+_INVOCATIONS = "/invocations"
 _ID = re.compile(r"[!-~]{1,128}")
 _MIB = 1024 * 1024
 # CreateTransformJob: MaxPayloadInMB is at most 100, and so is its product with MaxConcurrentTransforms.
@@ -67,6 +71,7 @@ class Settings:
         concurrent: requests that this server computes at once, told to batch transform.
         page: serve the page for trying a photo at `/`, and the description of the routes at `/openapi.json`.
         emf_namespace: log each invocation for CloudWatch as well, into this namespace; None does not.
+        item_errors: a bad image is an entry of a 200 and no 4xx, as a batch transform wants it.
     """
 
     max_payload_bytes: int
@@ -74,6 +79,7 @@ class Settings:
     concurrent: int = 1
     page: bool = False
     emf_namespace: str | None = None
+    item_errors: bool = False
 
 
 def create_app(
@@ -94,6 +100,7 @@ def create_app(
         clock: seconds, for the log and the metrics.
     """
     counts = metrics or Metrics()
+    desk = _Desk(gate, settings, counts)
     app = Flask(__name__, static_folder=None)
     # Refuses by Content-Length before anything is read.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_bytes
@@ -105,21 +112,9 @@ def create_app(
             raise NotReadyError(reason)
         return Response("{}\n", mimetype=payload.JSON)
 
-    @app.post("/invocations")
+    @app.post(_INVOCATIONS)
     def invocations() -> Response:
-        # The body is read before anything is refused: a client that is still sending would miss the answer.
-        body = _read_body(settings.max_payload_bytes)
-        options = payload.read_options(request.headers.get(_ATTRIBUTES))
-        answer_type = payload.choose_answer_type(request.headers.get("Accept"), settings.default_accept)
-        images = payload.read_images(request.headers.get("Content-Type"), body)
-        g.images = len(images)
-        reason = model.status()
-        if reason is not None:
-            raise NotReadyError(reason)
-        counts.asked(len(images))
-        with counts.passing(gate):
-            scores = model.predict(images)
-        return Response(payload.write_answer(scores, options, answer_type), mimetype=answer_type)
+        return desk.answer(model)
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
@@ -137,18 +132,7 @@ def create_app(
         return Response(text, content_type=media_type)
 
     if settings.page:
-        page = _PAGE.read_bytes()
-        document = json.dumps(
-            openapi.describe(max_payload_bytes=settings.max_payload_bytes, page=settings.page), indent=2
-        )
-
-        @app.get("/")
-        def index() -> Response:
-            return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
-
-        @app.get("/openapi.json")
-        def describe() -> Response:
-            return Response(document + "\n", mimetype=payload.JSON)
+        _add_page(app, settings)
 
     @app.before_request
     def begin() -> None:
@@ -162,7 +146,11 @@ def create_app(
         route = request.url_rule.rule if request.url_rule is not None else "unknown"
         elapsed_s = clock() - g.began_s
         counts.answered(route, response.status_code, elapsed_s)
-        if request.path == "/invocations":
+        for name in (_ATTRIBUTES, _INFERENCE_ID):
+            value = request.headers.get(name)
+            if value and _ECHO.fullmatch(value):
+                response.headers[name] = value
+        if route == _INVOCATIONS:
             _log_invocation(route, response.status_code, elapsed_s * 1000, settings.emf_namespace)
         return response
 
@@ -170,6 +158,56 @@ def create_app(
     app.register_error_handler(HTTPException, lambda error: _refuse_http(error, settings.max_payload_bytes))
     app.register_error_handler(Exception, _fail)
     return app
+
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """Where a request for predictions becomes an answer; see `create_app` for what it holds."""
+
+    gate: Gate
+    settings: Settings
+    counts: Metrics
+
+    def answer(self, model: Model) -> Response:
+        # The body is read before anything is refused: a client that is still sending would miss the answer.
+        body = _read_body(self.settings.max_payload_bytes)
+        options = payload.read_options(request.headers.get(_ATTRIBUTES))
+        content_type = request.headers.get("Content-Type")
+        lines_in = payload.media_type(content_type) == payload.JSON_LINES
+        default = payload.JSON_LINES if lines_in else self.settings.default_accept
+        answer_type = payload.choose_answer_type(request.headers.get("Accept"), default)
+        streams = lines_in and answer_type == payload.JSON_LINES
+        one_by_one = streams or self.settings.item_errors
+        items = _read_items(content_type, body, one_by_one=one_by_one)
+        images = [] if one_by_one else payload.all_images(items)
+        g.images = len(items)
+        self.counts.asked(len(items))
+        reason = model.status()
+        if reason is not None:
+            raise NotReadyError(reason)
+        if streams:
+            return _stream(answers.stream_lines(model.predict, self.turn, items, options), answer_type)
+        with self.turn():
+            scores, errors = answers.score_each(model.predict, items) if one_by_one else (model.predict(images), None)
+        return Response(payload.write_answer(scores, options, answer_type, errors), mimetype=answer_type)
+
+    def turn(self) -> AbstractContextManager[None]:
+        return self.counts.passing(self.gate)
+
+
+def _add_page(app: Flask, settings: Settings) -> None:
+    """What people look at on their own machine."""
+    page = _PAGE.read_bytes()
+    description = openapi.describe(max_payload_bytes=settings.max_payload_bytes, page=settings.page)
+    document = json.dumps(description, indent=2) + "\n"
+
+    @app.get("/")
+    def index() -> Response:
+        return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    @app.get("/openapi.json")
+    def describe() -> Response:
+        return Response(document, mimetype=payload.JSON)
 
 
 def _request_id() -> str:
@@ -215,6 +253,34 @@ def _read_body(limit_bytes: int) -> bytes:
     return body
 
 
+def _read_items(content_type: str | None, body: bytes, *, one_by_one: bool) -> Sequence[Item]:
+    """The request's images; where each answers for itself, errors take the place of those that cannot be read."""
+    try:
+        return payload.read_items(content_type, body)
+    except RequestError as error:
+        if one_by_one and error.status == RequestError.status:
+            return [error]
+        raise
+
+
+def _stream(lines: Iterator[bytes], media_type: str) -> Response:
+    """An answer in chunks. Its first lines are made at once, so that what refuses the request still has a status."""
+    first = next(lines)
+    identifier = g.id
+
+    def rest() -> Iterator[bytes]:
+        yield first
+        try:
+            yield from lines
+        except Exception as error:
+            _LOGGER.error(
+                "a request failed, id=%s", identifier, exc_info=error, extra=logs.fields(request_id=identifier)
+            )
+            yield payload.write_error("internal_error", _apology(identifier))
+
+    return Response(rest(), mimetype=media_type)
+
+
 def _refuse(error: RequestError) -> Response:
     response = Response(payload.write_error(error.code, str(error)), status=error.status, mimetype=payload.JSON)
     if error.retry_after_s is not None:
@@ -237,6 +303,13 @@ def _refuse_http(error: HTTPException, max_payload_bytes: int) -> Response:
 
 
 def _fail(error: Exception) -> Response:
-    _LOGGER.error("a request failed, id=%s", g.id, exc_info=error, extra=logs.fields(request_id=g.id))
-    message = f"the server failed; its log has the details under id {g.id}"
-    return Response(payload.write_error("internal_error", message), status=500, mimetype=payload.JSON)
+    _log_fault(error, g.id)
+    return Response(payload.write_error("internal_error", _apology(g.id)), status=500, mimetype=payload.JSON)
+
+
+def _log_fault(error: Exception, identifier: str) -> None:
+    _LOGGER.error("a request failed, id=%s", identifier, exc_info=error, extra=logs.fields(request_id=identifier))
+
+
+def _apology(identifier: str) -> str:
+    return f"the server failed; its log has the details under id {identifier}"

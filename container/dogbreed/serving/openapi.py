@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from dogbreed.serving import payload
+from dogbreed.serving import forms, payload
 
 Document = dict[str, object]
 
@@ -56,7 +56,7 @@ def describe(*, max_payload_bytes: int, page: bool) -> Document:
                     }
                 ),
                 "Prediction": _prediction(),
-                "Predictions": _object({"predictions": {"type": "array", "items": _ref("Prediction")}}),
+                "Predictions": _object({"predictions": {"type": "array", "items": _entry()}}),
                 "Images": _images(),
                 "Error": _error(),
             },
@@ -106,6 +106,9 @@ def _plain(summary: str, media_type: str) -> Document:
 def _invocations(max_payload_bytes: int) -> Document:
     bodies: dict[str, object] = {name: {"schema": {}} for name in payload.IMAGE_TYPES}
     bodies |= _content(payload.JSON, _ref("Images"))
+    bodies |= _content(payload.JSON_LINES, {"type": "string"})
+    files = {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": payload.MAX_IMAGES}
+    bodies |= _content(forms.FORM, _object({"file": files}))
     answers = {
         payload.JSON: {"schema": _ref("Predictions")},
         payload.JSON_LINES: {"schema": {"type": "string"}},
@@ -113,7 +116,9 @@ def _invocations(max_payload_bytes: int) -> Document:
     }
     return {
         "summary": "Predictions for one image, or for several.",
-        "description": f"At most {max_payload_bytes} bytes and {payload.MAX_IMAGES} images. Accept chooses the type.",
+        "description": f"At most {max_payload_bytes} bytes and {payload.MAX_IMAGES} images, or {payload.MAX_LINES} "
+        "lines of JSON Lines. Accept chooses the answer's type. JSON Lines for JSON Lines are streamed, each line with "
+        "a prediction or an error.",
         "parameters": [
             _header(
                 "X-Amzn-SageMaker-Custom-Attributes",
@@ -143,6 +148,11 @@ def _prediction() -> Document:
             },
         ]
     }
+
+
+def _entry() -> Document:
+    """Errors stand among the predictions in a batch transform only."""
+    return {"anyOf": [_ref("Prediction"), _ref("Error")]}
 
 
 def _images() -> Document:

@@ -1,7 +1,7 @@
 """What a request says and what an answer looks like: bytes and header values in, values and bytes out.
 
-Knows media types, JSON, base64 and CSV; not the web framework, not the decoder and not the model. Whatever a client
-sends, what leaves here is a value or a `RequestError`.
+Knows media types, JSON, forms, base64 and CSV; not the web framework, not the decoder and not the model. Whatever a
+client sends, what leaves here is a value or a `RequestError`.
 
 An answer is made from `Scores`: the natural-log softmax over all classes, one row per image. Everything else that a
 client can ask for (the best k, probabilities) follows from it.
@@ -18,13 +18,18 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from dogbreed.errors import NotAcceptableError, PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
+from dogbreed.serving import forms
 
 MAX_IMAGES = 64
 """Images in one request: what a CPU answers within the platform's 60 seconds."""
+
+MAX_LINES = 1024
+"""Lines in one request of JSON Lines, whose answer may be streamed for the platform's 8 minutes."""
 
 IMAGE_TYPES = (
     "image/jpeg",
@@ -41,7 +46,10 @@ JSON = "application/json"
 JSON_LINES = "application/jsonlines"
 CSV = "text/csv"
 ANSWER_TYPES = (JSON, JSON_LINES, CSV)
-BODY_TYPES = (*IMAGE_TYPES, JSON)
+BODY_TYPES = (*IMAGE_TYPES, JSON, JSON_LINES, forms.FORM)
+
+Item = bytes | RequestError
+"""One encoded image, or why there is none in its place."""
 
 DEFAULT_TOP_K = 5
 
@@ -50,6 +58,8 @@ _LOG_PROBABILITIES = "log_probabilities"
 _MESSAGE_MAX_CHARACTERS = 1000
 _QUOTED = 40
 _WHITESPACE = re.compile(r"\s+")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +93,8 @@ def media_type(header: str | None) -> str:
     return (header or "").partition(";")[0].strip().lower()
 
 
-def read_images(content_type: str | None, body: bytes) -> list[bytes]:
-    """The encoded images in a request, still to be decoded.
+def read_items(content_type: str | None, body: bytes) -> list[Item]:
+    """The encoded images in a request; where one cannot be read, the error stands in its place.
 
     Args:
         content_type: the header's value; None or empty counts as application/octet-stream.
@@ -92,16 +102,34 @@ def read_images(content_type: str | None, body: bytes) -> list[bytes]:
 
     Raises:
         UnsupportedMediaTypeError: the type carries no images here.
-        PayloadTooLargeError: more than `MAX_IMAGES`.
-        RequestError: an empty body, or JSON that does not hold base64 images; says where.
+        PayloadTooLargeError: more than `MAX_IMAGES`, or `MAX_LINES` lines.
+        RequestError: an empty body, or one that is no list of images at all.
     """
     found = media_type(content_type) or "application/octet-stream"
-    if found != JSON and found not in IMAGE_TYPES:
-        allowed = ", ".join((*IMAGE_TYPES, JSON))
-        raise UnsupportedMediaTypeError(f"Content-Type {_quote(found)} carries no images here; send one of {allowed}")
+    if found not in BODY_TYPES:
+        raise UnsupportedMediaTypeError(
+            f"Content-Type {_quote(found)} carries no images here; send one of {', '.join(BODY_TYPES)}"
+        )
     if not body:
         raise RequestError("the body is empty; send an image, or JSON with base64 images")
-    return _read_json(body) if found == JSON else [body]
+    if found == JSON:
+        return _read_json(body)
+    if found == JSON_LINES:
+        return _read_lines(body)
+    if found == forms.FORM:
+        files = forms.read_files(content_type or "", body, max_files=MAX_IMAGES)
+        return [file or RequestError(f"file {place} (counted from 0) is empty") for place, file in enumerate(files)]
+    return [body]
+
+
+def all_images(items: Sequence[Item]) -> list[bytes]:
+    """The images, where the first error among them is the whole request's."""
+    images = []
+    for item in items:
+        if isinstance(item, RequestError):
+            raise item
+        images.append(item)
+    return images
 
 
 def choose_answer_type(accept: str | None, default: str = JSON) -> str:
@@ -156,18 +184,28 @@ def read_options(attributes: str | None) -> Options:
     return Options(top_k, log_probabilities)
 
 
-def write_answer(scores: Scores, options: Options, answer_type: str) -> bytes:
+def write_answer(
+    scores: Scores, options: Options, answer_type: str, errors: Mapping[int, RequestError] | None = None
+) -> bytes:
     """The body of an answer.
 
     JSON is one object with ``predictions``, JSON lines one prediction a line. CSV has one row per image and rank, or,
     with log probabilities, one row per image and one column per label. Images and indices count from 0, ranks from 1.
+
+    Args:
+        scores: of the images that could be scored, in order.
+        options: what the client asked for.
+        answer_type: one of `ANSWER_TYPES`.
+        errors: place -> error of the images that could not; each gets an entry, and CSV a last column for it. None
+            means that all could.
     """
+    rows = _places(scores, errors or {})
     if answer_type == CSV:
-        return _write_csv(scores, options)
-    predictions = [_prediction(scores.labels, row, options) for row in scores.log_probabilities]
+        return _write_csv(scores.labels, rows, options, with_errors=errors is not None)
+    entries = [_entry(scores.labels, row, options) for row in rows]
     if answer_type == JSON_LINES:
-        return b"".join(_line(prediction) for prediction in predictions)
-    return _line({"predictions": predictions})
+        return b"".join(_line(entry) for entry in entries)
+    return _line({"predictions": entries})
 
 
 def write_error(code: str, message: str) -> bytes:
@@ -175,10 +213,40 @@ def write_error(code: str, message: str) -> bytes:
 
     The message is cut well below the 2,048 characters that the platform passes on as OriginalMessage.
     """
-    return _line({"error": {"code": code, "message": message[:_MESSAGE_MAX_CHARACTERS]}})
+    return _line(_error_entry(code, message))
 
 
-def _read_json(body: bytes) -> list[bytes]:
+def _error_entry(code: str, message: str) -> dict[str, object]:
+    return {"error": {"code": code, "message": message[:_MESSAGE_MAX_CHARACTERS]}}
+
+
+def _read_lines(body: bytes) -> list[Item]:
+    # Not splitlines, which also breaks at characters that JSON strings may hold.
+    lines = body.removesuffix(b"\n").split(b"\n")
+    if len(lines) > MAX_LINES:
+        raise PayloadTooLargeError(f"{len(lines)} lines are more than the allowed {MAX_LINES}; send several requests")
+    return _each(lines, _read_line)
+
+
+def _read_line(line: bytes, place: int) -> bytes:
+    try:
+        return _decode_item(json.loads(line), f"line {place} (counted from 0)")
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"line {place} (counted from 0) is not JSON: {error}") from error
+
+
+def _each(values: Sequence[T], read: Callable[[T, int], bytes]) -> list[Item]:
+    """What ``read`` makes of each value and its place; an error stands where it refuses."""
+    items: list[Item] = []
+    for place, value in enumerate(values):
+        try:
+            items.append(read(value, place))
+        except RequestError as error:
+            items.append(error)
+    return items
+
+
+def _read_json(body: bytes) -> list[Item]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -188,7 +256,7 @@ def _read_json(body: bytes) -> list[bytes]:
         raise RequestError("the list of images is empty")
     if len(items) > MAX_IMAGES:
         raise PayloadTooLargeError(f"{len(items)} images are more than the allowed {MAX_IMAGES}; send several requests")
-    return [_decode_item(item, place) for place, item in enumerate(items)]
+    return _each(items, lambda item, place: _decode_item(item, f"image {place} (counted from 0)"))
 
 
 def _list_in(document: object) -> list[object]:
@@ -205,8 +273,7 @@ def _list_in(document: object) -> list[object]:
     return document
 
 
-def _decode_item(item: object, place: int) -> bytes:
-    where = f"image {place} (counted from 0)"
+def _decode_item(item: object, where: str) -> bytes:
     text = item.get("b64") if isinstance(item, dict) else item
     if not isinstance(text, str):
         raise RequestError(f'{where} must be a base64 string or {{"b64": "..."}}; found {_json_type(item)}')
@@ -251,7 +318,16 @@ def _best(row: Sequence[float], count: int) -> list[int]:
     return sorted(range(len(row)), key=lambda index: (-row[index], index))[:count]
 
 
-def _prediction(labels: Sequence[str], row: Sequence[float], options: Options) -> dict[str, object]:
+def _places(scores: Scores, errors: Mapping[int, RequestError]) -> list[Sequence[float] | RequestError]:
+    """Scores and errors in the order of the images."""
+    rows = iter(scores.log_probabilities)
+    count = len(scores.log_probabilities) + len(errors)
+    return [errors[place] if place in errors else next(rows) for place in range(count)]
+
+
+def _entry(labels: Sequence[str], row: Sequence[float] | RequestError, options: Options) -> dict[str, object]:
+    if isinstance(row, RequestError):
+        return _error_entry(row.code, str(row))
     best = [
         {"label": labels[index], "index": index, "probability": math.exp(row[index])}
         for index in _best(row, options.top_k)
@@ -262,17 +338,27 @@ def _prediction(labels: Sequence[str], row: Sequence[float], options: Options) -
     return prediction
 
 
-def _write_csv(scores: Scores, options: Options) -> bytes:
+def _write_csv(
+    labels: Sequence[str],
+    rows: Sequence[Sequence[float] | RequestError],
+    options: Options,
+    *,
+    with_errors: bool,
+) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    if options.log_probabilities:
-        writer.writerow(scores.labels)
-        writer.writerows(scores.log_probabilities)
-        return text.getvalue().encode()
-    writer.writerow(("image", "rank", "label", "index", "probability"))
-    for image, row in enumerate(scores.log_probabilities):
-        for rank, index in enumerate(_best(row, options.top_k), start=1):
-            writer.writerow((image, rank, scores.labels[index], index, math.exp(row[index])))
+    header = tuple(labels) if options.log_probabilities else ("image", "rank", "label", "index", "probability")
+    last = ("",) if with_errors else ()
+    writer.writerow(header + (("error",) if with_errors else ()))
+    for image, row in enumerate(rows):
+        if isinstance(row, RequestError):
+            cells = ("",) * len(header) if options.log_probabilities else (image, "", "", "", "")
+            writer.writerow((*cells, str(row)))
+        elif options.log_probabilities:
+            writer.writerow((*row, *last))
+        else:
+            for rank, index in enumerate(_best(row, options.top_k), start=1):
+                writer.writerow((image, rank, labels[index], index, math.exp(row[index]), *last))
     return text.getvalue().encode()
 
 

@@ -305,3 +305,81 @@ def test_an_invocation_is_told_to_cloudwatch_when_asked(model, gate, caplog):
     assert line.fields["request_id"] == metric.document["RequestId"]
     assert metric.document["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "dogs"
     assert (metric.document["Status"], metric.document["Invocation4XXErrors"]) == (400, 1)
+
+
+def test_json_lines_are_answered_by_json_lines_each_for_itself(client, model):
+    sent = json.dumps(base64.b64encode(PHOTO).decode()).encode() + b"\n{\n"
+    response = client.post("/invocations", data=sent, content_type="application/jsonlines")
+    assert response.status_code == 200
+    assert response.content_type == "application/jsonlines"
+    assert [next(iter(json.loads(line))) for line in response.data.splitlines()] == ["label", "error"]
+
+
+def test_json_lines_that_are_answered_at_once_are_refused_at_once(client, model):
+    response = client.post(
+        "/invocations", data=b"{", content_type="application/jsonlines", headers={"Accept": "application/json"}
+    )
+    assert response.status_code == 400
+    assert "line 0" in error_of(response)["message"]
+    assert model.seen == []
+
+
+def test_a_stream_that_fails_ends_with_a_line_that_names_the_log(model, gate, caplog):
+    client = create_app(model, gate, Settings(10_000)).test_client()
+    predict = model.predict
+
+    def fail_later(images):
+        if model.seen:
+            raise RuntimeError("secret detail")
+        return predict(images)
+
+    model.predict = fail_later
+    line = json.dumps(base64.b64encode(PHOTO).decode()).encode() + b"\n"
+    response = client.post("/invocations", data=line * 9, content_type="application/jsonlines")
+    assert response.status_code == 200
+    *good, last = [json.loads(line) for line in response.data.splitlines()]
+    assert len(good) == 8
+    assert last["error"]["code"] == "internal_error"
+    assert response.headers["X-Request-Id"] in last["error"]["message"]
+    assert "secret detail" in caplog.text
+    assert gate.running == 0
+
+
+@pytest.mark.parametrize(("sent", "content_type"), [(b"", "image/jpeg"), (b"[", "application/json"), (b"bad", "")])
+def test_in_a_batch_transform_a_bad_object_is_an_entry(model, gate, sent, content_type):
+    if sent == b"bad":
+        model.error = UnreadableImageError("bad")
+    client = create_app(model, gate, Settings(1000, item_errors=True)).test_client()
+    response = client.post("/invocations", data=sent, content_type=content_type)
+    assert response.status_code == 200
+    (entry,) = response.json["predictions"]
+    assert set(entry) == {"error"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ({"data": PHOTO, "headers": {"Accept": "image/png"}}, 406),
+        ({"data": PHOTO, "content_type": "text/html"}, 415),
+        ({"data": PHOTO * 300}, 413),
+    ],
+)
+def test_in_a_batch_transform_what_is_wrong_with_the_job_stays_an_error(model, gate, request_, status):
+    client = create_app(model, gate, Settings(1000, item_errors=True)).test_client()
+    assert client.post("/invocations", **request_).status_code == status
+
+
+def test_a_form_with_files_is_understood(client, model):
+    data = {"first": (io.BytesIO(PHOTO), "a.jpg"), "second": (io.BytesIO(PHOTO * 2), "b.jpg")}
+    response = client.post("/invocations", data=data, content_type="multipart/form-data")
+    assert len(response.json["predictions"]) == 2
+    assert model.seen == [[PHOTO, PHOTO * 2]]
+
+
+@pytest.mark.parametrize("name", ["X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id"])
+@pytest.mark.parametrize(
+    ("value", "back"), [("trace=7, top_k=1", "trace=7, top_k=1"), ("x" * 1025, None), ("\xe9", None)]
+)
+def test_what_the_caller_marks_a_request_with_comes_back(client, name, value, back):
+    for path, method in (("/invocations", "POST"), ("/nope", "GET")):
+        assert client.open(path, method=method, data=PHOTO, headers={name: value}).headers.get(name) == back

@@ -23,6 +23,10 @@ SCORES = Scores(
 )
 
 
+def read_images(content_type, sent):
+    return payload.all_images(payload.read_items(content_type, sent))
+
+
 def body(document):
     return json.dumps(document).encode()
 
@@ -31,7 +35,7 @@ def body(document):
     "content_type", [*payload.IMAGE_TYPES, "IMAGE/JPEG", "image/png; charset=utf-8", None, "", " "]
 )
 def test_an_image_type_means_that_the_body_is_one_image(content_type):
-    assert payload.read_images(content_type, PHOTO) == [PHOTO]
+    assert read_images(content_type, PHOTO) == [PHOTO]
 
 
 @pytest.mark.parametrize(
@@ -45,15 +49,13 @@ def test_an_image_type_means_that_the_body_is_one_image(content_type):
     ],
 )
 def test_json_carries_several_images(document):
-    assert payload.read_images("Application/JSON; charset=utf-8", body(document)) == [PHOTO, PHOTO]
+    assert read_images("Application/JSON; charset=utf-8", body(document)) == [PHOTO, PHOTO]
 
 
-@pytest.mark.parametrize(
-    "content_type", ["text/html", "multipart/form-data; boundary=x", "application/x-npy", "image/*"]
-)
+@pytest.mark.parametrize("content_type", ["text/html", "multipart/mixed; boundary=x", "application/x-npy", "image/*"])
 def test_another_type_is_refused_with_the_list_of_allowed_ones(content_type):
     with pytest.raises(UnsupportedMediaTypeError, match=r"image/jpeg.*application/json") as caught:
-        payload.read_images(content_type, PHOTO)
+        read_images(content_type, PHOTO)
     assert caught.value.status == 415
 
 
@@ -84,19 +86,74 @@ def test_another_type_is_refused_with_the_list_of_allowed_ones(content_type):
 )
 def test_bad_json_is_the_clients_mistake_and_says_where(document, message):
     with pytest.raises(RequestError, match=message) as caught:
-        payload.read_images("application/json", document)
+        read_images("application/json", document)
     assert caught.value.status == 400
 
 
 def test_an_empty_image_body_is_refused():
     with pytest.raises(RequestError, match="body is empty"):
-        payload.read_images("image/jpeg", b"")
+        read_images("image/jpeg", b"")
 
 
 def test_images_are_counted():
-    assert len(payload.read_images("application/json", body([B64] * payload.MAX_IMAGES))) == 64
+    assert len(read_images("application/json", body([B64] * payload.MAX_IMAGES))) == 64
     with pytest.raises(PayloadTooLargeError, match="65 images are more than the allowed 64"):
-        payload.read_images("application/json", body([B64] * (payload.MAX_IMAGES + 1)))
+        read_images("application/json", body([B64] * (payload.MAX_IMAGES + 1)))
+
+
+def test_json_lines_are_read_line_by_line_and_errors_stand_in_their_places():
+    lines = b"\n".join([body(B64), body({"b64": B64}), b"{", b"", body(7), b'"\xe2\x80\xa8"', body(B64)]) + b"\n"
+    items = payload.read_items("application/jsonlines", lines)
+    assert items[:2] == [PHOTO, PHOTO]
+    assert items[6:] == [PHOTO]
+    assert [str(item).partition(":")[0] for item in items[2:6]] == [
+        "line 2 (counted from 0) is not JSON",
+        "line 3 (counted from 0) is not JSON",
+        'line 4 (counted from 0) must be a base64 string or {"b64"',
+        "line 5 (counted from 0) is empty",
+    ]
+    with pytest.raises(PayloadTooLargeError, match="1025 lines are more than the allowed 1024"):
+        payload.read_items("application/jsonlines", b"1\n" * 1025)
+
+
+def form(*parts, boundary="xyz", end="--"):
+    """Each part is headers and content."""
+    text = b"".join(b"--xyz\r\n" + head.encode() + b"\r\n\r\n" + content + b"\r\n" for head, content in parts)
+    return f"multipart/form-data; boundary={boundary}", text + b"--xyz" + end.encode() + b"\r\n"
+
+
+FILE = 'Content-Disposition: form-data; name="f"; filename="a.jpg"'
+FIELD = 'Content-Disposition: form-data; name="f"'
+
+
+def test_a_forms_files_are_images_whatever_bytes_they_hold():
+    nasty = bytes(range(256)) + b"\r\n--xy\r\n\r\n--xyz0" + bytes(range(256))
+    sent = form((FILE, PHOTO), (FIELD, b"a caption"), (FIELD + "\r\nContent-Type: image/png", b"png"), (FILE, nasty))
+    assert read_images(*sent) == [PHOTO, b"png", nasty]
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (form((FIELD, b"a caption")), "the form holds no file"),
+        (form(), "the form holds no file"),
+        (form((FILE, PHOTO), (FILE, b"")), "file 1 .* is empty"),
+        (form((FILE, PHOTO), boundary=""), "has no boundary"),
+        (form((FILE, PHOTO), boundary="other"), "not a multipart form"),
+        (form((FILE, PHOTO), end=""), "not a multipart form, or not the whole of one"),
+        (form(("Content-Type: image/png", PHOTO)), "Missing Content-Disposition"),
+    ],
+)
+def test_a_bad_form_is_the_clients_mistake(sent, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        read_images(*sent)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(("files", "fields"), [(65, 0), (1, 128)])
+def test_the_parts_of_a_form_are_counted(files, fields):
+    with pytest.raises(PayloadTooLargeError):
+        read_images(*form(*[(FILE, b"x")] * files, *[(FIELD, b"y")] * fields))
 
 
 @pytest.mark.parametrize(
@@ -205,6 +262,33 @@ def test_csv_with_log_probabilities_has_one_column_per_label():
     assert [[float(value) for value in row] for row in rows] == SCORES.log_probabilities
 
 
+ERRORS = {0: RequestError("bad"), 2: PayloadTooLargeError("big, too")}
+
+
+@pytest.mark.parametrize("answer_type", ["application/json", "application/jsonlines"])
+def test_errors_stand_in_their_images_places(answer_type):
+    text = payload.write_answer(SCORES, Options(1), answer_type, ERRORS)
+    entries = json.loads(text)["predictions"] if answer_type.endswith("json") else map(json.loads, text.splitlines())
+    assert [entry.get("index", entry.get("error")) for entry in entries] == [
+        {"code": "bad_request", "message": "bad"},
+        1,
+        {"code": "payload_too_large", "message": "big, too"},
+        2,
+    ]
+
+
+def test_errors_are_a_column_of_csv():
+    rows = list(csv.DictReader(io.StringIO(payload.write_answer(SCORES, Options(1), "text/csv", ERRORS).decode())))
+    assert [(row["image"], row["index"], row["error"]) for row in rows] == [
+        ("0", "", "bad"),
+        ("1", "1", ""),
+        ("2", "", "big, too"),
+        ("3", "2", ""),
+    ]
+    rows = csv.reader(io.StringIO(payload.write_answer(SCORES, Options(1, True), "text/csv", ERRORS).decode()))
+    assert [(len(row), row[-1]) for row in rows] == [(4, "error"), (4, "bad"), (4, ""), (4, "big, too"), (4, "")]
+
+
 def test_an_error_is_one_short_json_line():
     line = payload.write_error("bad_request", "one\ntwo " + "x" * 5000)
     assert line.count(b"\n") == 1
@@ -230,11 +314,14 @@ def outcome(function, *arguments):
 
 
 @given(
-    content_type=HEADER | st.sampled_from([*payload.IMAGE_TYPES, "application/json"]),
-    sent=st.binary() | JSON_LIKE.map(body),
+    content_type=HEADER | st.sampled_from([*payload.BODY_TYPES, "multipart/form-data; boundary=xyz"]),
+    sent=st.binary()
+    | JSON_LIKE.map(body)
+    | st.lists(JSON_LIKE.map(body)).map(b"\n".join)
+    | st.lists(st.sampled_from([b"--xyz", b"--", b"\r\n", b"\n", FILE.encode(), FIELD.encode(), b"x"])).map(b"".join),
 )
 def test_random_bodies_give_images_or_a_request_error(content_type, sent):
-    images = outcome(payload.read_images, content_type, sent)
+    images = outcome(read_images, content_type, sent)
     assert images is None or (images and all(images))
 
 
