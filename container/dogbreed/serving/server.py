@@ -188,6 +188,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             concurrent=self._slots * environment.workers,
             page=environment.page,
             emf_namespace=environment.emf_namespace,
+            item_errors=environment.batch_transform,
         )
         return create_app(model, gate, settings, metrics=metrics)
 
