@@ -339,6 +339,11 @@ class Hyperparameters:
         "least, since heads that differ in nothing else learn as one.",
         parts=SEARCHED_IN_JOB,
     )
+    check_precision: bool = _plain(
+        True,
+        "Hold half precision against float32 on validation images at the end, so that an endpoint may use it where it "
+        "costs no accuracy.",
+    )
     seed: int = _number(0, 0, 2**31 - 1, "Seed of everything random.")
 
     @classmethod

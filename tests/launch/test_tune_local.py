@@ -121,7 +121,7 @@ def test_what_is_fixed_goes_to_every_trial_and_to_the_best(make: Any) -> None:
     assert best is not None
     assert best.hyperparameters["epochs"] == "2"
     config = search.plan.folder / best.trial / "input" / "config" / "hyperparameters.json"
-    assert json.loads(config.read_text()) == dict(best.hyperparameters)
+    assert json.loads(config.read_text()) == {"check-precision": "false", **best.hyperparameters}
 
 
 def test_a_second_run_goes_on_where_the_first_ended(make: Any) -> None:

@@ -162,32 +162,19 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
     known: dict[str, Any] = {}
     try:
         taught = lesson.teach(model, splits, cache=environment.cache, checkpoints=environment.checkpoints)
-        fit = taught.fit
         if watching and watching.stopped_by:
-            fit = replace(fit, ended_by=f"rule {watching.stopped_by}")
-        logger.info(
-            "training ended by %s after %d epochs; best epoch %d", fit.ended_by, len(fit.history), fit.best_epoch
-        )
-        if team.leads and fit.metrics:
-            # SageMaker's tuner judges a job by what it printed last, and the bundle is the best epoch's.
-            logger.info("best: %s", logs.metric_line(fit.metrics))
-        bundle = Bundle(
-            backbone=hyperparameters.model,
-            head=_head_spec(taught.hyperparameters, len(splits.labels)),
-            labels=splits.labels,
-            preprocessing=spec,
-            weights=artifacts.clone_weights(model),
-            hyperparameters=taught.hyperparameters.as_dict(),
-            metrics=fit.metrics,
-            data_fingerprint=splits.fingerprint,
-            facts={**_facts(splits, counts, fit, source, loop.corrupt), **_head_facts(taught), **_search_facts(taught)},
-            versions=record.versions,
-        )
+            taught = replace(taught, fit=replace(taught.fit, ended_by=f"rule {watching.stopped_by}"))
+        facts = {
+            **_facts(splits, counts, taught.fit, source, loop.corrupt),
+            **_head_facts(taught),
+            **_search_facts(taught),
+        }
+        bundle = _bundle(taught, model, splits, spec, facts)
         # Saved before the test: a stop or a fault from here on costs a number, not the model.
         if team.leads:
             artifacts.save(bundle, environment.paths.model)
             _write_search(environment, taught)
-        judged = fit.best_validation
+        judged = taught.fit.best_validation
         known = {"confusion": judged.confusion if judged else None, "confusion_channel": "validation"}
         if splits.test is not None and not any(team.total(stop_requested())):
             # The criterion that training is watched by hears of no test; a rule that ended it does not end the test.
@@ -201,19 +188,20 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             )
             bundle, tested = _test(bundle, tester, lesson.images(splits.test, spec.centre_view), splits)
             known |= tested
-            if team.leads:
-                artifacts.save(bundle, environment.paths.model)
-        _compare(environment, team, bundle, model=model, splits=splits, stop_requested=stop_requested)
+        if team.leads and hyperparameters.check_precision:
+            found = compare_precisions(model, spec, splits.validation, stop_requested=stop_requested)
+            bundle = replace(bundle, agreements=found)
+        if team.leads:
+            artifacts.save(bundle, environment.paths.model)
         known |= {
             "metrics": bundle.metrics,
             "facts": bundle.facts,
             "hyperparameters": bundle.hyperparameters,
-            "best_epoch": fit.best_epoch,
+            "best_epoch": taught.fit.best_epoch,
             "corrupt_images": loop.corrupt.found,
         }
     except BaseException as error:
-        facts = {**record.facts, "ended_by": f"an error: {_first_line(error)[:300]}"}
-        known |= {"facts": facts, "failed": True}
+        known |= {"facts": {**record.facts, "ended_by": f"an error: {_first_line(error)[:300]}"}, "failed": True}
         raise
     finally:
         # Also of a job that failed: its report is what says why.
@@ -222,6 +210,29 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
     if team.leads:
         logger.info("the bundle is in %s", environment.paths.model)
         logger.info("%s; peak memory %s", _cost(environment, datetime.now(UTC) - started), compute.peak_memory())
+
+
+def _bundle(
+    taught: Taught, model: Classifier, splits: Splits, spec: PreprocessSpec, facts: dict[str, object]
+) -> Bundle:
+    """What was learnt, and the last words on how: the leader's log ends with the best epoch's metrics."""
+    fit = taught.fit
+    logger.info("training ended by %s after %d epochs; best epoch %d", fit.ended_by, len(fit.history), fit.best_epoch)
+    if fit.metrics:
+        # SageMaker's tuner judges a job by what it printed last, and the bundle is the best epoch's.
+        logger.info("best: %s", logs.metric_line(fit.metrics))
+    return Bundle(
+        backbone=taught.hyperparameters.model,
+        head=_head_spec(taught.hyperparameters, len(splits.labels)),
+        labels=splits.labels,
+        preprocessing=spec,
+        weights=artifacts.clone_weights(model),
+        hyperparameters=taught.hyperparameters.as_dict(),
+        metrics=fit.metrics,
+        data_fingerprint=splits.fingerprint,
+        facts=facts,
+        versions=artifacts.current_versions(),
+    )
 
 
 def _test(bundle: Bundle, tester: Loop, batches: Batches, splits: Splits) -> tuple[Bundle, dict[str, object]]:
@@ -238,21 +249,6 @@ def _test(bundle: Bundle, tester: Loop, batches: Batches, splits: Splits) -> tup
     if tester.team.alone:
         told["wrong"] = wrong.photos(splits.test or (), tester.corrupt.found, splits.labels.names)
     return replace(bundle, metrics={**bundle.metrics, **scores}, facts=facts), told
-
-
-def _compare(
-    environment: TrainingEnvironment,
-    team: Team,
-    bundle: Bundle,
-    *,
-    model: Classifier,
-    splits: Splits,
-    stop_requested: Callable[[], bool],
-) -> None:
-    """Adds to the saved bundle how near half precision comes to float32, for the endpoint that will choose."""
-    if team.leads:
-        agreements = compare_precisions(model, bundle.preprocessing, splits.validation, stop_requested=stop_requested)
-        artifacts.save(replace(bundle, agreements=agreements), environment.paths.model)
 
 
 def _join(environment: TrainingEnvironment) -> Team:

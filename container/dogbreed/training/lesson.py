@@ -287,7 +287,6 @@ class Lesson:
             mix=make_mixing(recipe, self.loop.classes),
         )
         lesson = replace(self, hyperparameters=recipe, loop=loop)._on(cut)
-        self.watch(model.head, loop.criterion)
         fit = lesson._fit_by_leader(stores, keeper, kept)
         model.head.load_state_dict(fit.weights)
         network = frozen.whole(cut, self.spec.size_px, self.loop.compute.device)

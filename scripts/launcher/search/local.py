@@ -213,7 +213,8 @@ class Search:
             slot = next(slot for slot in self._slots if slot not in self._running)
             cores, device = self._slots[slot]
             drawn = {name: text(value) for name, value in trial.params.items()}
-            hyperparameters = {**self.plan.space.fixed, **drawn}
+            # What an endpoint may do is worth knowing of the model that is kept, not of each trial.
+            hyperparameters = {"check-precision": "false", **self.plan.space.fixed, **drawn}
             process = TrialProcess(self._job, self._folder(trial.number), hyperparameters, cores, device)
             self._running[slot] = _Running(trial, process)
         return bool(self._running)

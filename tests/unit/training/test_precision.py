@@ -50,7 +50,9 @@ def engines(monkeypatch):
             scores[::4] = -scores[::4]
             return scores
 
-    def build(name, precision, model, spec, *, streams):
+    def build(name, precision, model, spec, *, streams=1):
+        if precision == "fp32":
+            return PlainEngine(model, spec)
         if name == "openvino":
             raise UnsuitableError("the openvino package is not installed")
         return Turning(model, spec)
@@ -83,6 +85,14 @@ def test_what_is_found_is_kept_for_each_engine(model, samples, engines, caplog):
         for sample in samples[10:]
     )
     assert agreement.accuracy_reference == pytest.approx(right / 210)
+
+
+def test_only_the_quickest_engine_of_a_cpu_is_compared(model, samples, monkeypatch):
+    monkeypatch.setattr(choice, "build", lambda name, precision, model, spec, *, streams=1: PlainEngine(model, spec))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = compared(model, samples)
+    assert isinstance(found["openvino-bf16"], Agreement)
+    assert found["torch-bf16"] == "openvino-bf16 is quicker and was compared instead"
 
 
 def test_of_many_images_some_that_are_spread_are_taken(model, samples, engines, monkeypatch):
