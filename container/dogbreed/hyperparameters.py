@@ -315,6 +315,9 @@ class Hyperparameters:
     checkpoint_seconds: int = _number(
         120, 0, 86400, "Most seconds of work that a sudden loss may cost, where there is a checkpoint folder."
     )
+    insight: bool = _plain(
+        True, "Watch the job: hook, samples of the machine, timeline, rules and report; false does none of it."
+    )
     rules: str = _plain(
         "",
         "Rules that judge the job, such as `Overfit,Overtraining:patience_validation=3`; empty is all that apply.",
@@ -419,6 +422,8 @@ class Hyperparameters:
                 f"search-trials={self.search_trials} tries heads on stored features, and {given} has none; give "
                 f"trainable=head with cache=true, or search with `launch.py tune`"
             )
+        if self.stop_on and not self.insight:
+            found.append(f"stop-on={self.stop_on} needs the rules, which insight=false leaves out; give insight=true")
         if {"trivialaugment", "randaugment"} <= set(self.augment.split("+")):
             found.append(f"augment={self.augment} names two policies; give trivialaugment or randaugment")
         return tuple(found)

@@ -104,3 +104,14 @@ def test_mlflow_is_told_of_a_job(
     assert told.data.metrics["test_accuracy"] == pytest.approx(record["metrics"]["test_accuracy"])
     kept = {one.path for folder in ("insight", "model") for one in client.list_artifacts(told.info.run_id, folder)}
     assert {"insight/report.html", "model/bundle.json", "model/model.safetensors"} <= kept
+
+
+def test_without_insight_a_job_is_not_watched_and_tensorboard_still_has_its_epochs(
+    in_process: OptMl, drawn_data: Path
+) -> None:
+    run(in_process, drawn_data, insight="false", tensorboard="true")
+    output = in_process.root / "output"
+    assert sorted(one.name for one in output.iterdir()) == ["tensorboard"]
+    (file,) = (output / "tensorboard").iterdir()
+    assert b"epoch/validation_accuracy" in file.read_bytes()
+    assert b"weights/" not in file.read_bytes()

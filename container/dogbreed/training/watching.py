@@ -68,6 +68,7 @@ class Watching:
         )
         profiling = environment.profiling
         self._environment = environment
+        self._on = hyperparameters.insight
         self._record = record
         self._folder = environment.paths.output_data / "insight"
         self._timeline = Timeline(event=partial(torch.cuda.Event, enable_timing=True) if gpu else None)
@@ -105,6 +106,8 @@ class Watching:
 
     def attach(self, learning: nn.Module, criterion: nn.Module, gradient_scale: Callable[[], float]) -> None:
         """Begins to watch what learns, before its first forward pass; see `tensors.attach`."""
+        if not self._on:
+            return
         self._attached = True
         paths = self._environment.paths
         self._watch.attach(
@@ -142,6 +145,8 @@ class Watching:
         more = {"learning_rate": result.learning_rate, "images_per_s": result.images_per_s}
         self._show(result.epoch, {**result.metrics, **more})
         self._record = replace(self._record, epochs=tuple(self._epochs), ended=datetime.now(UTC))
+        if not self._on:
+            return
         try:
             report.write_record(self._record, self._folder)
         except OSError as error:
@@ -154,17 +159,12 @@ class Watching:
             failed: the job ends with an error.
             known: further fields of its `JobRecord`.
         """
-        findings = self._watch.finish(self._folder)
-        record = replace(
-            self._record,
-            ended=datetime.now(UTC),
-            verdicts=findings.verdicts,
-            profile=findings.profile,
-            **known,  # type: ignore[arg-type]
-        )
+        record = replace(self._record, ended=datetime.now(UTC), **known)  # type: ignore[arg-type]
         tested = {name: value for name, value in record.metrics.items() if name.startswith("test_")}
         self._show(record.best_epoch, tested)
-        self._write_report(record)
+        if self._on:
+            findings = self._watch.finish(self._folder)
+            self._write_report(replace(record, verdicts=findings.verdicts, profile=findings.profile))
         if self._tracker is not None:
             self._tracker.finish({"insight": self._folder, "model": self._environment.paths.model}, failed=failed)
 
@@ -196,7 +196,7 @@ class Watching:
             self._board.flush()
 
     def _hears(self, phase: Phase) -> bool:
-        return self._attached or phase is Phase.FEATURES
+        return self._attached or (self._on and phase is Phase.FEATURES)
 
 
 def _tracker(environment: TrainingEnvironment, record: JobRecord) -> Tracker | None:
