@@ -14,6 +14,7 @@ from dogbreed.logs import METRIC_REGEXES
 from scripts.launcher.aws import Aws
 from scripts.launcher.plan import Call
 from scripts.launcher.search import space as spaces
+from scripts.launcher.search import tuning
 
 DATA = ("--data", f"s3://{BUCKET}/dogbreed/data/dogs")
 NAME = ("--name", "search-1")
@@ -347,6 +348,7 @@ def test_follows_the_trials_and_ends_with_their_table_and_the_best(launch, here)
         "search-1: Completed",
         "trials: 2 completed, 0 stopped early, 1 failed, 0 running, of 3 at most",
         f"search-1-003-0a1b failed: {reason}",
+        "report: build/tuning/search-1.html",
         "best: validation_accuracy=0.875 of search-1-002-0a1b with epochs=5 lr=0.0316227766016838",
         "`launch.py train --from-best build/tuning/search-1.json` trains with it",
     ]
@@ -357,6 +359,9 @@ def test_follows_the_trials_and_ends_with_their_table_and_the_best(launch, here)
         ["search-1-003-0a1b", "Failed", "-", "0.01", "10", "min", "400", "s"],
         ["build/tuning/search-1.json"],
     ]
+    page = (here / "build/tuning/search-1.html").read_text()
+    assert "<h1>0.875 validation accuracy</h1>" in page
+    assert reason in page
     assert json.loads((here / "build/tuning/search-1.json").read_text()) == {
         "search": "search-1",
         "trial": "search-1-002-0a1b",
@@ -607,3 +612,15 @@ def test_a_running_search_says_how_it_is_ended(launch):
         ListEndpoints={"Endpoints": []},
     )
     assert launch("status").out.splitlines()[-1].endswith("launch.py stop search-1")
+
+
+def test_what_a_tuning_job_searches_is_read_back_from_its_description(launch):
+    asked = request(launch, *ONE, "--choice", "batch-size=16,32", "--range", "epochs=2:9", "--hp", "seed=3")
+    found = tuning.ranges_of(asked)
+    assert {name: str(one) for name, one in found.items()} == {
+        "lr": "0.001 to 0.1, log",
+        "epochs": "2 to 9",
+        "batch-size": "16, 32",
+    }
+    assert tuning.fixed_of(asked) == {"objective": "validation_accuracy", "seed": "3"}
+    assert tuning.ranges_of({"HyperParameterTuningJobConfig": {}}) == {}

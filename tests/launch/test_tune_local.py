@@ -307,5 +307,6 @@ def test_a_search_that_is_killed_goes_on_and_loses_and_repeats_nothing(tmp_path:
     assert "trial-000" in {row[0] for row in rows}
     assert first["lr"] == "0.001"
     best = json.loads((tmp_path / "build" / "tuning" / "dogs.json").read_text())
+    assert best["trial"] in (tmp_path / "build" / "tuning" / "dogs.html").read_text()
     assert best["hyperparameters"]["model"] == "tiny"
     assert (tmp_path / "build" / "tuning" / "dogs" / best["trial"] / "model" / "model.safetensors").is_file()

@@ -43,8 +43,9 @@ from scripts.launcher.context import Context
 from scripts.launcher.errors import ServiceError
 from scripts.launcher.local import folders
 from scripts.launcher.plan import Call
-from scripts.launcher.search import estimating, local, process, trials, tuning
+from scripts.launcher.search import estimating, local, page, process, trials, tuning
 from scripts.launcher.search import space as spaces
+from scripts.launcher.search.page import Report
 from scripts.launcher.search.space import Space
 from scripts.launcher.settings import Settings
 
@@ -214,6 +215,11 @@ def _finish(description: Mapping[str, Any], found: Sequence[trials.Trial], conte
         print(trials.as_table(found, objective))
     tuning.raise_without_trials(description, found)
     trials.raise_without_result(name, found, objective)
+    config = description["HyperParameterTuningJobConfig"]
+    _write_page(
+        Report(name, objective, found, tuning.ranges_of(description), tuning.fixed_of(description), config["Strategy"]),
+        context,
+    )
     best = tuning.best_of(description, found)
     file = context.arguments.output or trials.FOLDER / f"{name}.json"
     trials.write(best, file)
@@ -221,6 +227,14 @@ def _finish(description: Mapping[str, Any], found: Sequence[trials.Trial], conte
     context.say(f"`launch.py train --from-best {file}` trains with it")
     print(file)
     return 0
+
+
+def _write_page(report: Report, context: Context) -> None:
+    """Its loss is no reason to end a search without its table and its file."""
+    try:
+        context.say(f"report: {page.write(report, trials.FOLDER / f'{report.name}.html')}")
+    except OSError as error:
+        context.say(f"the report cannot be written: {error}")
 
 
 def _local_plan(arguments: argparse.Namespace, settings: Settings) -> Call:
@@ -294,6 +308,7 @@ def _run_here(call: Call, context: Context) -> int:
     if best is None and search.interrupted:
         return following.INTERRUPTED
     trials.raise_without_result(name, found, objective)
+    _write_page(Report(name, objective, found, plan.space.ranges, plan.space.fixed, plan.strategy), context)
     if best is not None:
         file = arguments.output or trials.FOLDER / f"{name}.json"
         trials.write(best, file)

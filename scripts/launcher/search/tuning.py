@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from dogbreed.hyperparameters import declared
+from dogbreed.hyperparameters import SearchRange, declarations, declared
 from scripts.launcher.aws import Aws
 from scripts.launcher.errors import OutcomeError, ServiceError, SettingError
 from scripts.launcher.plan import Call
@@ -160,6 +160,26 @@ def objective_of(description: Mapping[str, Any]) -> Objective:
     return Objective(found["MetricName"], "maximise" if found["Type"] == "Maximize" else "minimise")
 
 
+def ranges_of(description: Mapping[str, Any]) -> dict[str, SearchRange]:
+    """What a tuning job searches, as `parameter_ranges` wrote it; names that are not ours are left out."""
+    config = description["HyperParameterTuningJobConfig"].get("ParameterRanges", {})
+    found: dict[str, SearchRange] = {}
+    for kind in ("IntegerParameterRanges", "ContinuousParameterRanges"):
+        for one in config.get(kind, []):
+            scale: Literal["linear", "log"] = "log" if one.get("ScalingType") == "Logarithmic" else "linear"
+            found[one["Name"]] = SearchRange(low=float(one["MinValue"]), high=float(one["MaxValue"]), scale=scale)
+    for one in config.get("CategoricalParameterRanges", []):
+        found[one["Name"]] = SearchRange(choices=tuple(value.strip('"') for value in one["Values"]))
+    known = {one.name for one in declarations()}
+    return {name: one for name, one in found.items() if name in known}
+
+
+def fixed_of(description: Mapping[str, Any]) -> dict[str, str]:
+    """What was the same for every trial of a tuning job."""
+    fixed = description.get("TrainingJobDefinition", {}).get("StaticHyperParameters", {})
+    return {name: value for name, value in fixed.items() if not name.startswith("_")}
+
+
 def trials_of(aws: Aws, name: str) -> list[Trial]:
     """The trials of a tuning job so far, in the order in which they were started."""
     listing = Call(
@@ -234,8 +254,7 @@ def best_of(description: Mapping[str, Any], trials: Sequence[Trial] = ()) -> Bes
     if not known or known[0].value is None:
         raise OutcomeError(f"{name} has no best trial yet; `launch.py status {name}` tells how it stands")
     best = known[0]
-    fixed = description.get("TrainingJobDefinition", {}).get("StaticHyperParameters", {})
-    together = {key: value for key, value in {**fixed, **best.hyperparameters}.items() if not key.startswith("_")}
+    together = {**fixed_of(description), **best.hyperparameters}
     return Best(name, best.name, objective.metric, known[0].value, together)
 
 
