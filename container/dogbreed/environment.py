@@ -172,6 +172,10 @@ class Worker:
     local_size: int
 
 
+# What the tuner adds to the hyperparameters of its trials.
+_TUNING_OBJECTIVE = "_tuning_objective_metric"
+
+
 @dataclass(frozen=True, slots=True)
 class Profiling:
     """What a job's ProfilerConfig says of how the machine is watched; None leaves it to us.
@@ -217,7 +221,8 @@ class TrainingEnvironment:
         processes: wanted on this host (DOGBREED_PROCESSES); None is one for each GPU, or one.
         rendezvous_port: of the first host, where the processes of several hosts meet (MASTER_PORT).
         hyperparameters: raw strings, as found.
-        checkpoints: folder that is synced with S3, or None without CheckpointConfig.
+        checkpoints: folder that is synced with S3, or one of its own in it for a trial of SageMaker's tuner; None
+            without CheckpointConfig.
         hook_config: smdebug's hook configuration written by the platform, or None.
         profiling: how the machine is watched.
         tensorboard: folder that a TensorBoardOutputConfig names, or None without one.
@@ -300,16 +305,16 @@ def read_training_environment(
         ConfigurationError: a file is not the JSON that the platform documents; names the file and what was found.
     """
     paths = read_paths(environ, root=root)
-    checkpoints = _read_object(paths.config / "checkpointconfig.json").get("LocalPath")
+    hyperparameters = _read_hyperparameters(paths.config / "hyperparameters.json")
     hook_config = Path(environ.get("SMDEBUG_CONFIG_FILE_PATH", paths.config / "debughookconfig.json"))
     cache = environ.get("DOGBREED_CACHE_DIR") or environ.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
     return TrainingEnvironment(
         paths=paths,
-        hyperparameters=_read_hyperparameters(paths.config / "hyperparameters.json"),
+        hyperparameters=hyperparameters,
         channels=_read_channels(paths),
         hosts=_read_hosts(paths.config / "resourceconfig.json"),
         job_name=environ.get("TRAINING_JOB_NAME"),
-        checkpoints=Path(str(checkpoints)) if checkpoints else None,
+        checkpoints=_read_checkpoints(paths, hyperparameters, environ.get("TRAINING_JOB_NAME")),
         hook_config=hook_config if hook_config.is_file() else None,
         profiling=_read_profiling(environ, paths),
         tensorboard=_read_tensorboard(paths),
@@ -454,6 +459,20 @@ def available_cpus(
     except (ValueError, ZeroDivisionError):  # "max": no quota
         return cpus
     return cpus if share <= 0 else max(1, min(cpus, int(share)))
+
+
+def _read_checkpoints(paths: Paths, hyperparameters: Mapping[str, str], job_name: str | None) -> Path | None:
+    """The folder for checkpoints.
+
+    All trials of a tuning job have one CheckpointConfig, and with it one folder in S3 (API reference:
+    HyperParameterTrainingJobDefinition), where each would find the checkpoints of the others. A trial that is started
+    again after an interruption keeps its name, and so its folder. Other jobs may be given that of an earlier one.
+    """
+    given = _read_object(paths.config / "checkpointconfig.json").get("LocalPath")
+    if not given:
+        return None
+    folder = Path(str(given))
+    return folder / job_name if job_name and _TUNING_OBJECTIVE in hyperparameters else folder
 
 
 def _read_hyperparameters(file: Path) -> dict[str, str]:

@@ -96,6 +96,25 @@ def test_sigterm_in_the_search_keeps_the_best_head_so_far(opt_ml: OptMl, drawn_d
     assert best["validation_accuracy"] == pytest.approx(bundle.metrics["validation_accuracy"], rel=1e-5)
 
 
+def test_trials_of_a_tuner_share_a_checkpoint_folder_and_no_checkpoints(
+    in_process: OptMl,
+    drawn_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    in_process.channels(train=drawn_data)
+    in_process.write("checkpointconfig.json", {"LocalPath": str(tmp_path / "checkpoints")})
+    for name, lr in (("dogs-001", "0.01"), ("dogs-002", "0.02"), ("dogs-001", "0.01")):
+        plain = {**SEARCH, "search-trials": "0", "lr": lr, "epochs": "1"}
+        in_process.hyperparameters({**plain, "_tuning_objective_metric": "validation_accuracy"})
+        monkeypatch.setenv("TRAINING_JOB_NAME", name)
+        assert job.main() == 0, in_process.failure.read_text()
+        output = capfd.readouterr().out
+    assert "going on from" in output, "the first trial once more, as after an interruption"
+    assert sorted(folder.name for folder in (tmp_path / "checkpoints").iterdir()) == ["dogs-001", "dogs-002"]
+
+
 def test_two_processes_take_the_best_head_of_the_one_that_leads(opt_ml: OptMl, drawn_data: Path) -> None:
     opt_ml.hyperparameters({**SEARCH, "search-over": "lr+hidden-units"})
     opt_ml.channels(train=drawn_data)

@@ -291,6 +291,14 @@ def test_tensorboards_folder_is_the_platforms(opt_ml, config, folder):
     assert (None if found is None else str(found)) == expected
 
 
+def test_a_trial_of_a_tuner_keeps_its_checkpoints_apart_from_the_others(opt_ml):
+    opt_ml.write("checkpointconfig.json", {"LocalPath": "/opt/ml/checkpoints"})
+    assert read(opt_ml, TRAINING_JOB_NAME="dogs-001").checkpoints == Path("/opt/ml/checkpoints"), "no trial"
+    opt_ml.hyperparameters({"_tuning_objective_metric": "validation_accuracy"})
+    assert read(opt_ml, TRAINING_JOB_NAME="dogs-001").checkpoints == Path("/opt/ml/checkpoints/dogs-001")
+    assert read(opt_ml).checkpoints == Path("/opt/ml/checkpoints")
+
+
 def test_the_hook_configuration_is_found_at_its_default_place_or_where_the_variable_points(opt_ml, tmp_path):
     assert read(opt_ml).hook_config is None
     default = opt_ml.write("debughookconfig.json", {})
