@@ -48,7 +48,7 @@ class RequestError(DogbreedError):
     """A request that is answered with ``status`` and one JSON line naming ``code``.
 
     Attributes:
-        status: HTTP status, 4xx when the client must change something, 503 when it may try again.
+        status: HTTP status, 4xx when the client must change something, 503 and 504 when it may try again.
         code: a stable word for programs; the message is for people.
         retry_after_s: seconds for the Retry-After header, or None.
     """
@@ -91,6 +91,21 @@ class ServerBusyError(RequestError):
     status = 503
     code = "busy"
     retry_after_s = 1
+
+
+class WaitedTooLongError(RequestError):
+    """The request's turn came too late for an answer that anybody waits for."""
+
+    status = 504
+    code = "waited_too_long"
+    retry_after_s = 1
+
+
+class ClientGoneError(RequestError):
+    """The client has closed its connection; nobody reads this answer, and the log shows its status."""
+
+    status = 499  # nginx's word for it; the standard has none
+    code = "client_gone"
 
 
 class NotReadyError(RequestError):

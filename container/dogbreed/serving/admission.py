@@ -9,20 +9,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
-from dogbreed.errors import ServerBusyError
+from dogbreed.errors import ClientGoneError, ServerBusyError, WaitedTooLongError
 
 
 class Gate:
-    """``with gate:`` runs the block when its turn comes. Thread-safe; first come, first served.
+    """``with gate.turn():`` runs the block when its turn comes. Thread-safe; first come, first served.
 
     Args:
         slots: calls that may run at once, at least 1.
         waiting: calls that may wait beyond those.
-        patience_s: a call that has waited longer than this is refused when its turn comes, or when the time is up;
-            nobody listens to its answer any more. None waits as long as it takes.
+        patience_s: a call that has waited longer than this is refused when its turn comes, or when the time is up:
+            its answer would come too late. None waits as long as it takes.
         clock: seconds, monotonic.
     """
 
@@ -63,11 +64,35 @@ class Gate:
         with self._changed:
             return self._refused
 
-    def __enter__(self) -> Gate:
-        """Takes a slot.
+    def widen(self, slots: int) -> None:
+        """Lets so many calls run at once from now on, at least as many as before."""
+        with self._changed:
+            self._slots = max(self._slots, slots)
+            self._changed.notify_all()
+
+    @contextmanager
+    def turn(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Waits for a slot and holds it.
+
+        Args:
+            wanted: asked when the turn has come; a call that nobody wants any more costs nothing further.
 
         Raises:
-            ServerBusyError: the queue is full, or this call has waited longer than its patience.
+            ServerBusyError: the queue is full.
+            WaitedTooLongError: this call has waited longer than its patience.
+            ClientGoneError: it is not wanted any more.
+        """
+        with self:
+            if not wanted():
+                raise ClientGoneError("the client has closed its connection")
+            yield
+
+    def __enter__(self) -> Gate:
+        """Takes a slot; see `turn`.
+
+        Raises:
+            ServerBusyError: the queue is full.
+            WaitedTooLongError: this call has waited longer than its patience.
         """
         with self._changed:
             if self._running >= self._slots or self._queue:
@@ -96,7 +121,7 @@ class Gate:
             waited_s = self._clock() - arrived
             if self._patience_s is not None and waited_s >= self._patience_s:
                 self._refused += 1
-                raise ServerBusyError(f"no turn within {waited_s:.0f} seconds; try again later")
+                raise WaitedTooLongError(f"no turn within {waited_s:.0f} seconds; try again later")
         finally:
             self._queue.remove(ticket)
             # The one behind is now at the head, and may find another slot free.

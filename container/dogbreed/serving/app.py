@@ -15,9 +15,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +27,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from dogbreed import logs
 from dogbreed.errors import NotReadyError, PayloadTooLargeError, RequestError
-from dogbreed.serving import answers, emf, openapi, payload
+from dogbreed.serving import answers, connection, emf, openapi, payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.payload import Item, Scores
@@ -185,14 +186,16 @@ class _Desk:
         reason = model.status()
         if reason is not None:
             raise NotReadyError(reason)
+        # A streamed answer waits for turns when the request's context has gone.
+        turn = partial(self._turn, request.environ)
         if streams:
-            return _stream(answers.stream_lines(model.predict, self.turn, items, options), answer_type)
-        with self.turn():
+            return _stream(answers.stream_lines(model.predict, turn, items, options), answer_type)
+        with turn():
             scores, errors = answers.score_each(model.predict, items) if one_by_one else (model.predict(images), None)
         return Response(payload.write_answer(scores, options, answer_type, errors), mimetype=answer_type)
 
-    def turn(self) -> AbstractContextManager[None]:
-        return self.counts.passing(self.gate)
+    def _turn(self, environ: Mapping[str, object]) -> AbstractContextManager[None]:
+        return self.counts.passing(self.gate.turn(lambda: connection.is_open(environ)))
 
 
 def _add_page(app: Flask, settings: Settings) -> None:

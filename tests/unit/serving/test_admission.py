@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dogbreed.errors import ServerBusyError
+from dogbreed.errors import ClientGoneError, ServerBusyError, WaitedTooLongError
 from dogbreed.serving.admission import Gate
 
 
@@ -105,8 +105,9 @@ def test_a_call_whose_turn_comes_too_late_is_refused_and_the_next_gets_it(pool):
     clock.now = 70.0
     leave.set()
     first.result(10)
-    with pytest.raises(ServerBusyError, match="no turn within 70 seconds"):
+    with pytest.raises(WaitedTooLongError, match="no turn within 70 seconds") as caught:
         late.result(10)
+    assert caught.value.status == 504
     patient.result(10)
     assert log == ["first", "patient"]
     assert (gate.running, gate.waiting, gate.refused) == (0, 0, 1)
@@ -116,11 +117,46 @@ def test_a_call_does_not_wait_beyond_its_patience_for_a_slot_that_never_comes_fr
     gate, leave, log = Gate(slots=1, waiting=1, patience_s=0.01), threading.Event(), []
     first = pool.submit(enter, gate, log, "first", leave)
     until(lambda: gate.running == 1)
-    with pytest.raises(ServerBusyError, match="no turn within"), gate:
+    with pytest.raises(WaitedTooLongError, match="no turn within"), gate:
         pytest.fail("the slot was taken")
     assert gate.waiting == 0
     leave.set()
     first.result(10)
+
+
+def test_a_call_that_nobody_wants_any_more_is_dropped_when_its_turn_comes(pool):
+    gate, leave, log = Gate(slots=1, waiting=2), threading.Event(), []
+    first = pool.submit(enter, gate, log, "first", leave)
+    until(lambda: gate.running == 1)
+    there = [True]
+
+    def wait():
+        with gate.turn(lambda: there[0]):
+            log.append("left")
+
+    gone = pool.submit(wait)
+    until(lambda: gate.waiting == 1)
+    there[0] = False
+    leave.set()
+    with pytest.raises(ClientGoneError):
+        gone.result(10)
+    first.result(10)
+    assert log == ["first"]
+    with gate.turn():  # the slot is free again
+        assert gate.running == 1
+
+
+def test_a_widened_gate_lets_those_in_who_wait(pool):
+    gate, leave, log = Gate(slots=1, waiting=2), threading.Event(), []
+    calls = [pool.submit(enter, gate, log, name, leave) for name in "abc"]
+    until(lambda: gate.running == 1 and gate.waiting == 2)
+    gate.widen(3)
+    until(lambda: gate.running == 3)
+    gate.widen(1)  # never narrower
+    leave.set()
+    for call in calls:
+        call.result(10)
+    assert sorted(log) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(("slots", "waiting"), [(0, 1), (1, -1)])
