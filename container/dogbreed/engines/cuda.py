@@ -51,6 +51,7 @@ class CudaEngine:
 
     name = "cuda"
     batch = SIZES[-1]
+    gathers = True
 
     def __init__(
         self,

@@ -28,12 +28,14 @@ class Engine(Protocol):
     Attributes:
         name: of the library that computes: torch, openvino, cuda.
         precision: of the arithmetic.
-        batch: images that it pays to give at once; more cost memory.
+        batch: images that it is given at once at most; more cost memory.
+        gathers: several images at once are quicker than one by one, so that it pays to let requests wait for company.
     """
 
     name: str
     precision: Precision
     batch: int
+    gathers: bool
 
     def score(self, images_NCHW: Tensor) -> Tensor:
         """Scores prepared images.
@@ -57,6 +59,7 @@ class PlainEngine:
     name = "plain"
     precision: Precision = "fp32"
     batch = 16
+    gathers = False
 
     def __init__(self, model: nn.Module, spec: PreprocessSpec) -> None:
         self._model = model

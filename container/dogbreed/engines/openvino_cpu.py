@@ -48,8 +48,9 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
-    # A batch gains nothing over single images here, and a small one leaves the memory small.
+    # One thread, AMD EPYC, one image against eight: resnet18 32 and 32 images/s, in bf16 60 and 60.
     batch = 4
+    gathers = False
 
     def __init__(
         self, model: nn.Module, spec: PreprocessSpec, precision: Precision = "fp32", *, streams: int = 1

@@ -25,8 +25,10 @@ class TorchCpuEngine:
     """
 
     name = "torch"
-    # More gain nothing on a CPU and cost memory.
-    batch = 16
+    # One thread, AMD EPYC, one image, four, eight: resnet18 22, 28, 29 images/s, in bf16 41, 52, 55. In the server 8
+    # clients cost 45 instead of 51 CPU-ms a request, 32 clients 41 instead of 53.
+    batch = 4
+    gathers = True
 
     def __init__(self, model: nn.Module, spec: PreprocessSpec, precision: Precision = "fp32") -> None:
         if precision not in _DTYPES:

@@ -1,7 +1,7 @@
 """Encoded images -> scores, with the preprocessing of one bundle and an engine that holds its network.
 
 Knows the bundle, the decoder and the engine's interface; nothing of requests, queues or when to load. Several threads
-may predict at once: nothing is written after the constructor.
+may predict at once; what waits for the engine meanwhile goes through it together.
 
 Legend: N batch, K classes, S image side.
 """
@@ -21,6 +21,7 @@ from dogbreed.artifacts import Bundle
 from dogbreed.engines.engine import Engine
 from dogbreed.errors import UnreadableImageError
 from dogbreed.preprocessing import CorruptImageError
+from dogbreed.serving.batching import Batcher
 from dogbreed.serving.metrics import StageObserver
 from dogbreed.serving.payload import Scores
 
@@ -33,6 +34,10 @@ class Predictor:
         engine: computes the scores of the bundle's network.
         observer: is told how long decoding and the network took.
         max_pixels: larger images are refused before they are decoded.
+        lanes: calls of the engine that run side by side.
+
+    Attributes:
+        concurrent: requests that it pays to let in at once.
     """
 
     def __init__(
@@ -42,12 +47,15 @@ class Predictor:
         *,
         observer: StageObserver | None = None,
         max_pixels: int = preprocessing.MAX_PIXELS,
+        lanes: int = 1,
     ) -> None:
         self._observer = observer
         self._max_pixels = max_pixels
         self._spec = bundle.preprocessing
         self._labels = bundle.labels.names
         self._engine = engine
+        self.score = Batcher(self._score, cap=engine.batch, lanes=lanes)
+        self.concurrent = lanes * engine.batch if engine.gathers else lanes
 
     def predict(self, images: Sequence[bytes]) -> Scores:
         """Scores encoded images, in order.
@@ -64,7 +72,7 @@ class Predictor:
                 for place, image in enumerate(images[start : start + self._engine.batch], start)
             ]
             decoded_s = time.perf_counter()
-            rows.extend(self.score(views).tolist())
+            rows.extend(self.score(views))
             if self._observer is not None:
                 self._observer.decoded(len(views), decoded_s - began_s)
                 self._observer.computed(len(views), time.perf_counter() - decoded_s)
@@ -99,8 +107,8 @@ class Predictor:
                 why = f"it is none of {', '.join(preprocessing.FORMATS)}"
             raise UnreadableImageError(f"{which} cannot be decoded: {why}") from error
 
-    def score(self, views_CHW: Sequence[Tensor]) -> Tensor:
-        """Prepared images, uint8 [3, S, S] each -> float32 [N, K], natural logarithms of the softmax.
+    def _score(self, views_CHW: Sequence[Tensor]) -> list[list[float]]:
+        """Prepared images, uint8 [3, S, S] each -> for each K natural logarithms of the softmax.
 
         Raises:
             ArithmeticError: the network answers with numbers that are not finite.
@@ -113,4 +121,5 @@ class Predictor:
         scores_NK = self._engine.score(images_NCHW)
         if not scores_NK.isfinite().all():
             raise ArithmeticError("the network answers with numbers that are not finite")
-        return scores_NK
+        rows: list[list[float]] = scores_NK.tolist()
+        return rows

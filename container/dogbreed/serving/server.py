@@ -48,6 +48,10 @@ _STOP_GRACE_S = SERVING_STOP_GRACE_S - 5
 _STALLED_CLIENT_S = 20
 # Threads beyond the requests that run or wait: for /ping, for bodies on their way in and for refusals.
 _SPARE_THREADS = 16
+# Requests beyond the CPUs that are let in where an engine is quicker with several images at once.
+_GATHERED = 32
+# Of a request's time, what is left for computing when it has waited as long as it may.
+_COMPUTING_S = 5.0
 # Longer than the minute that load balancers keep an idle connection, so that it is they who close it.
 _KEEP_ALIVE_S = 75
 # Importing torch from a cold disk holds the interpreter, and gunicorn must not take that for a hang.
@@ -128,7 +132,13 @@ def load_predictor(
             "version": bundle.versions.get("dogbreed", ""),
         }
     )
-    return Predictor(bundle, chosen.engine, observer=metrics, max_pixels=max_pixels)
+    return Predictor(
+        bundle,
+        chosen.engine,
+        observer=metrics,
+        max_pixels=max_pixels,
+        lanes=1 if chosen.engine.name == "cuda" else streams,
+    )
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -149,7 +159,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "bind": f"{environment.host}:{environment.port}",
             "workers": environment.workers,
             "worker_class": "gthread",
-            "threads": self._slots + environment.max_waiting + _SPARE_THREADS,
+            "threads": self._slots + _GATHERED + environment.max_waiting + _SPARE_THREADS,
             "timeout": max(environment.request_timeout_s, _MIN_HEARTBEAT_S),
             "graceful_timeout": _STOP_GRACE_S,
             "keepalive": _KEEP_ALIVE_S,
@@ -169,19 +179,24 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Called by gunicorn in every worker, after the fork."""
         environment = self._environment
         metrics = Metrics(self._metrics_folder)
-        model = ModelLifecycle(
-            lambda: load_predictor(
+        # An answer that would come after the platform has given up is not worth computing.
+        patience_s = max(1.0, environment.request_timeout_s - _COMPUTING_S)
+        gate = Gate(self._slots, environment.max_waiting, patience_s=patience_s)
+
+        def load() -> Predictor:
+            predictor = load_predictor(
                 environment.paths.model,
                 metrics,
                 max_pixels=environment.max_pixels,
                 engine=environment.engine,
                 precision=environment.precision,
                 streams=self._slots,
-            ),
-            stuck_after_s=float(environment.request_timeout_s),
-        )
+            )
+            gate.widen(min(predictor.concurrent, self._slots + _GATHERED))
+            return predictor
+
+        model = ModelLifecycle(load, stuck_after_s=float(environment.request_timeout_s))
         model.start()
-        gate = Gate(self._slots, environment.max_waiting, patience_s=float(environment.request_timeout_s))
         settings = Settings(
             max_payload_bytes=environment.max_payload_bytes,
             default_accept=self._default_accept,

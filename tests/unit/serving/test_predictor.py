@@ -2,11 +2,14 @@
 
 import io
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.unit.serving.test_admission import until
 
 from dogbreed import artifacts, backbones, preprocessing
 from dogbreed.artifacts import Bundle
@@ -99,6 +102,40 @@ def test_a_single_undecodable_image_needs_no_position_and_shows_no_python(served
 def test_a_truncated_image_is_the_clients_mistake(served):
     with pytest.raises(UnreadableImageError, match="truncated"):
         served.predict([photo(1, "JPEG")[:-200]])
+
+
+def test_requests_that_come_together_are_computed_together_and_answered_apart():
+    bundle = make_bundle()
+
+    class Slow(PlainEngine):
+        gathers = True
+
+        def __init__(self, *of):
+            super().__init__(*of)
+            self.sizes = []
+            self.first_is_in, self.go_on = threading.Event(), threading.Event()
+
+        def score(self, images):
+            self.sizes.append(len(images))
+            self.first_is_in.set()
+            assert self.go_on.wait(10)
+            return super().score(images)
+
+    engine = Slow(bundle.build(), bundle.preprocessing)
+    served = Predictor(bundle, engine, lanes=2)
+    assert served.concurrent == 32
+    served = Predictor(bundle, engine)
+    alone = make_served()
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(served.predict, [photo(0)])]
+        assert engine.first_is_in.wait(10)
+        calls += [pool.submit(served.predict, [photo(seed)]) for seed in (1, 2, 3)]
+        until(lambda: len(served.score._queue) == 3)
+        engine.go_on.set()
+        rows = [call.result(10).log_probabilities[0] for call in calls]
+    assert engine.sizes == [1, 3]
+    for seed, row in enumerate(rows):
+        assert row == pytest.approx(alone.predict([photo(seed)]).log_probabilities[0], abs=1e-5)
 
 
 def test_the_self_test_passes_for_a_good_model(served):
