@@ -37,6 +37,16 @@ BUNDLE_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "MODEL_CARD.md"
 
+MAX_WEIGHTS_BYTES = 8 * 1024**3
+"""Three times the largest network that torchvision has. Larger files are refused unread."""
+
+# 100,000 labels and a long history; what is larger was not written here.
+_MAX_DOCUMENT_BYTES = 64 * 1024**2
+# The bounds of the hyperparameters; a head of 10^9 units would be allocated before its weights are missed. Images are
+# resized to a little more than what the network sees.
+_MAX_HIDDEN_UNITS = 8192
+_MAX_SIDE_PX = 4096
+
 _PACKAGES = ("dogbreed", "torch", "torchvision", "pillow", "safetensors")
 
 
@@ -80,7 +90,7 @@ class Bundle:
         try:
             model = backbones.build(self.backbone, self.head, image_size_px=self.preprocessing.size_px)
             model.load_state_dict(dict(self.weights))
-        except (DogbreedError, RuntimeError) as error:
+        except (DogbreedError, RuntimeError, ValueError, AssertionError) as error:  # torchvision asserts sizes
             raise BundleError(f"the bundle's weights do not fit {self.backbone}: {error}") from error
         return model.eval()
 
@@ -113,30 +123,27 @@ def save(bundle: Bundle, directory: Path) -> None:
 def load(directory: Path) -> Bundle:
     """Reads a bundle and checks that its weights are whole.
 
+    Whoever could write the files is not trusted: nothing in them names another file or holds code, and what they claim
+    is compared with what is there before any memory is taken for it.
+
     Raises:
         BundleError: a file is missing, damaged, or of a schema version that this code does not read.
     """
     document = _read_document(directory / BUNDLE_FILE)
-    try:
-        data = (directory / WEIGHTS_FILE).read_bytes()
-    except OSError as error:
-        raise BundleError(f"{directory / WEIGHTS_FILE} cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256(data).hexdigest()
+    digest = _digest(directory / WEIGHTS_FILE)
     if digest != document.get("weights_sha256"):
         raise BundleError(
             f"{WEIGHTS_FILE} is not the file that {BUNDLE_FILE} was written with (SHA-256 {digest[:12]}..., expected "
             f"{str(document.get('weights_sha256'))[:12]}...): it is truncated or of another job; copy both again"
         )
     try:
+        labels = _labels(document["labels"])
         return Bundle(
             backbone=str(document["backbone"]),
-            head=HeadSpec(**document["head"]),
-            labels=Labels(
-                tuple(label["folder"] for label in document["labels"]),
-                tuple(label["name"] for label in document["labels"]),
-            ),
+            head=_head(document["head"], len(labels)),
+            labels=labels,
             preprocessing=_preprocessing(document["preprocessing"]),
-            weights=safetensors.torch.load(data),
+            weights=safetensors.torch.load((directory / WEIGHTS_FILE).read_bytes()),
             hyperparameters=document["hyperparameters"],
             metrics=document["metrics"],
             data_fingerprint=str(document["data_fingerprint"]),
@@ -147,7 +154,9 @@ def load(directory: Path) -> Bundle:
                 for name, found in document.get("agreements", {}).items()
             },
         )
-    except (KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
+    except safetensors.SafetensorError as error:
+        raise BundleError(f"{directory / WEIGHTS_FILE} is not a safetensors file: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{directory / BUNDLE_FILE} is damaged: {type(error).__name__} {error}") from error
 
 
@@ -173,8 +182,25 @@ def _document(bundle: Bundle, weights: bytes) -> dict[str, object]:
     }
 
 
+def _digest(file: Path) -> str:
+    """SHA-256 of the weights, read in parts: a sparse file can claim any size."""
+    try:
+        # A device or a pipe has no end.
+        if file.exists() and not file.is_file():
+            raise BundleError(f"{file} is no plain file")
+        size_bytes = file.stat().st_size
+        if size_bytes > MAX_WEIGHTS_BYTES:
+            raise BundleError(f"{file} has {size_bytes} bytes; more than {MAX_WEIGHTS_BYTES} are not loaded")
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read: {error.strerror}") from error
+
+
 def _read_document(file: Path) -> dict[str, Any]:
     try:
+        if file.stat().st_size > _MAX_DOCUMENT_BYTES:
+            raise BundleError(f"{file} has {file.stat().st_size} bytes; more than {_MAX_DOCUMENT_BYTES} are not read")
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         held = sorted(entry.name for entry in file.parent.iterdir())[:5] if file.parent.is_dir() else []
@@ -182,7 +208,7 @@ def _read_document(file: Path) -> dict[str, Any]:
             f"{file.parent} holds no {BUNDLE_FILE} (found: {', '.join(held) or 'nothing'}); train a model first, or "
             f"unpack model.tar.gz there"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{file} cannot be read as JSON: {error}") from error
     found = document.get("schema_version") if isinstance(document, dict) else None
     if found != SCHEMA_VERSION:
@@ -193,13 +219,46 @@ def _read_document(file: Path) -> dict[str, Any]:
     return dict(document)
 
 
+def _labels(document: Any) -> Labels:  # noqa: ANN401  JSON that may be anything
+    """Raises ValueError or TypeError where the labels are none."""
+    folders, names = ([label[key] for label in document] for key in ("folder", "name"))
+    if not folders or not all(isinstance(text, str) for text in (*folders, *names)):
+        raise ValueError("labels must be a list of objects with the strings folder and name")
+    return Labels(tuple(folders), tuple(names))
+
+
+def _head(document: Mapping[str, Any], classes: int) -> HeadSpec:
+    head = HeadSpec(**document)
+    if head.classes != classes:
+        raise ValueError(f"head.classes={head.classes!r}, but there are {classes} labels")
+    _whole("head.hidden_units", head.hidden_units, 0, _MAX_HIDDEN_UNITS)
+    _number("head.dropout", head.dropout, 0, 1)
+    return head
+
+
 def _preprocessing(document: Mapping[str, Any]) -> PreprocessSpec:
+    mean, std = ([_number(key, value, -1e3, 1e3) for value in document[key]] for key in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3 or 0 in std:
+        raise ValueError(f"mean={mean} and std={std} must be three numbers each, and no std may be 0")
     return PreprocessSpec(
-        size_px=document["size_px"],
-        resize_px=document["resize_px"],
-        mean=tuple(document["mean"]),
-        std=tuple(document["std"]),
+        size_px=_whole("size_px", document["size_px"], 1, _MAX_SIDE_PX),
+        resize_px=_whole("resize_px", document["resize_px"], document["size_px"], _MAX_SIDE_PX),
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
     )
+
+
+def _whole(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r} is not a whole number from {low} to {high}")
+    return value
+
+
+def _number(name: str, value: object, low: float, high: float) -> float:
+    # NaN, which Python's JSON reads, is between nothing.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r} is not a number from {low:g} to {high:g}")
+    return float(value)
 
 
 def _replace(file: Path, data: bytes) -> None:

@@ -33,6 +33,10 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded: 512 MiB of RGB, twice the size at which Pillow warns."""
 
+MAX_ASPECT_RATIO = 200
+"""Images that are longer than this many times their width are refused: the shorter side is resized to that of the
+network, and the longer with it. A line of 20,000 pixels, 60 kB, would become 3.9 GB."""
+
 # ImageNet's channel statistics for RGB in [0, 1], which every torchvision backbone was trained with
 # (pytorch/vision, references/classification/presets.py).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -50,7 +54,7 @@ _STRIP_PIXELS = 1024 * 1024
 
 
 class CorruptImageError(ValueError):
-    """The bytes are not an image of an allowed format, are truncated, or hold too many pixels."""
+    """The bytes are no image of an allowed format, are truncated, or hold too many pixels, or too long a strip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,11 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise CorruptImageError(f"{image.width}x{image.height} pixels are more than the allowed {max_pixels}")
+            if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+                raise CorruptImageError(
+                    f"{image.width}x{image.height} pixels are too long a strip: one side may be {MAX_ASPECT_RATIO} "
+                    f"times the other"
+                )
             pixels_CHW = _decode_plain_jpeg(data, image)
             if pixels_CHW is not None:
                 return pixels_CHW

@@ -1,7 +1,11 @@
 """The bundle: what is saved is what is loaded, bit for bit, and anything less is refused."""
 
+import hashlib
+import io
 import json
 import os
+import pickle
+import resource
 from dataclasses import asdict, replace
 
 import pytest
@@ -291,3 +295,118 @@ def test_weights_that_do_not_fit_the_network_are_refused(changes):
     bundle = make_bundle(**changes)
     with pytest.raises(BundleError, match=f"the bundle's weights do not fit {bundle.backbone}: "):
         bundle.build()
+
+
+# Crafted files. Each has the digest that its bundle names, as whoever writes both would see to.
+
+
+def craft(folder, weights=None, **changes):
+    """Puts other weights, or other values by dotted path, into a saved bundle."""
+    file = folder / artifacts.BUNDLE_FILE
+    document = json.loads(file.read_text())
+    if weights is not None:
+        (folder / artifacts.WEIGHTS_FILE).write_bytes(weights)
+        document["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        inner = document
+        for name in parents:
+            inner = inner[name]
+        inner[last] = value
+    file.write_text(json.dumps(document))
+
+
+class Malicious:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+def header(document, data=b""):
+    text = json.dumps(document).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pickle.dumps(Malicious()),
+        b"",
+        b"PK\x03\x04 zip",
+        b"\xff" * 100,
+        (2**62).to_bytes(8, "little") + b"{}",
+        header({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
+        header({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"abc"),
+    ],
+    ids=["pickle", "empty", "zip", "noise", "endless header", "terabytes", "truncated"],
+)
+def test_weights_that_are_no_safetensors_are_refused_in_a_sentence(saved, weights):
+    craft(saved, weights)
+    with pytest.raises(BundleError, match=r"model.safetensors is not a safetensors file"):
+        artifacts.load(saved)
+
+
+def test_a_pickled_checkpoint_is_not_loaded(saved):
+    stream = io.BytesIO()
+    torch.save({"weights": Malicious()}, stream)
+    craft(saved, stream.getvalue())
+    with pytest.raises(BundleError, match="not a safetensors file"):
+        artifacts.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "../../etc/passwd"}, "do not fit ../../etc/passwd"),
+        ({"backbone": "os.system"}, "do not fit os.system"),
+        ({"backbone": "resnet18"}, "do not fit resnet18"),
+        ({"head__hidden_units": 10**12}, r"head.hidden_units=1000000000000 is not a whole number from 0 to 8192"),
+        ({"head__hidden_units": True}, "head.hidden_units=True"),
+        ({"head__classes": 10**9}, "head.classes=1000000000, but there are 3 labels"),
+        ({"head__dropout": float("nan")}, "head.dropout=nan"),
+        ({"head__path": "/etc/passwd"}, "TypeError"),
+        ({"preprocessing__size_px": 10**6}, "size_px=1000000 is not"),
+        ({"preprocessing__size_px": "32"}, "size_px='32' is not"),
+        ({"preprocessing__resize_px": 10**9}, "resize_px=1000000000 is not"),
+        ({"preprocessing__resize_px": 1}, "resize_px=1 is not a whole number from 32"),
+        ({"preprocessing__std": [0.5, 0, 0.5]}, "no std may be 0"),
+        ({"preprocessing__mean": [0.5]}, "must be three numbers each"),
+        ({"preprocessing__mean": [float("inf")] * 3}, "mean=inf is not a number"),
+        ({"labels": []}, "labels must be a list"),
+        ({"labels": [{"folder": "a", "name": 7}] * 3}, "labels must be a list"),
+        ({"labels": "abc"}, "damaged"),
+    ],
+)
+def test_a_crafted_document_is_refused_with_what_is_wrong(saved, changes, message):
+    craft(saved, **changes)
+    with pytest.raises(BundleError, match=message):
+        artifacts.load(saved).build()
+
+
+def test_a_document_that_is_nested_without_end_is_refused(saved):
+    (saved / artifacts.BUNDLE_FILE).write_text("[" * 100_000)
+    with pytest.raises(BundleError, match="cannot be read as JSON"):
+        artifacts.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "size_bytes", "message"),
+    [
+        (artifacts.WEIGHTS_FILE, 2**40, "has 1099511627776 bytes; more than 8589934592 are not loaded"),
+        (artifacts.WEIGHTS_FILE, 2**28, "is not the file that"),
+        (artifacts.BUNDLE_FILE, 2**40, "has 1099511627776 bytes; more than 67108864 are not read"),
+    ],
+)
+def test_files_that_claim_more_than_there_is_take_no_memory(saved, name, size_bytes, message):
+    with (saved / name).open("r+b") as file:
+        file.truncate(size_bytes)  # sparse: it takes no disk either
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BundleError, match=message):
+        artifacts.load(saved)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
+
+
+def test_a_link_to_a_device_is_refused(saved):
+    (saved / artifacts.WEIGHTS_FILE).unlink()
+    (saved / artifacts.WEIGHTS_FILE).symlink_to("/dev/zero")
+    with pytest.raises(BundleError, match="is no plain file"):
+        artifacts.load(saved)

@@ -298,6 +298,16 @@ def test_what_is_not_a_number_is_black():
     assert [pixel(decode(encode(Image.fromarray(values), "TIFF")), x)[0] for x in range(4)] == [0, 0, 0, 255]
 
 
+@pytest.mark.parametrize(("size", "taken"), [((200, 1), True), ((201, 1), False), ((1, 201), False), ((3, 603), False)])
+def test_a_strip_that_resizing_would_make_enormous_is_refused(size, taken):
+    data = encode(Image.new("RGB", size, RED), "PNG")
+    if taken:
+        assert pixel(decode(data)) == RED
+    else:
+        with pytest.raises(CorruptImageError, match="too long a strip: one side may be 200 times the other"):
+            decode(data)
+
+
 def test_pillows_own_bomb_error_is_a_corrupt_image(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(CorruptImageError):
