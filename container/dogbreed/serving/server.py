@@ -168,6 +168,9 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "loglevel": environment.log_level,
             "logger_class": _PlainLogger,
             "control_socket_disable": True,  # it would be a file in the home folder
+            # Nobody is in front that may rewrite paths; a SCRIPT_NAME header from 127.0.0.1 would be a 500.
+            "forwarded_allow_ips": "",
+            "forwarder_headers": "",
             "when_ready": _limit_stalls,
             "child_exit": self._forget,
             "on_exit": self._clean_up,
