@@ -81,6 +81,11 @@ class Paths:
         return self.root / "model"
 
     @property
+    def models(self) -> Path:
+        """Parent of the model folders of a multi-model endpoint."""
+        return self.root / "models"
+
+    @property
     def output_data(self) -> Path:
         """Files that are not the model, packed as output.tar.gz."""
         return self.root / "output" / "data"
@@ -268,6 +273,11 @@ class ServingEnvironment:
         engine: what computes, one of ENGINES (DOGBREED_ENGINE).
         precision: of its arithmetic, one of PRECISIONS (DOGBREED_PRECISION).
         max_pixels: larger images are refused before they are decoded (DOGBREED_MAX_PIXELS).
+        multi_model: models are loaded and deleted by requests (SAGEMAKER_MULTI_MODEL); one process serves them all.
+        models_budget_bytes: that the files of loaded models may have together (DOGBREED_MODELS_MEMORY_MB); None is
+            any for which there is memory.
+        evict_models: where memory is short, unload the least recently used model instead of answering 507
+            (DOGBREED_MODELS_EVICT); on SageMaker the platform decides.
         json_logs: log one JSON object a line instead of text (DOGBREED_LOG_FORMAT=json).
         emf_namespace: log each invocation in CloudWatch's embedded metric format as well, into this namespace
             (DOGBREED_EMF_NAMESPACE); None does not.
@@ -288,6 +298,9 @@ class ServingEnvironment:
     engine: str = "auto"
     precision: str = "auto"
     max_pixels: int = DEFAULT_MAX_PIXELS
+    multi_model: bool = False
+    models_budget_bytes: int | None = None
+    evict_models: bool = False
     json_logs: bool = False
     emf_namespace: str | None = None
 
@@ -350,6 +363,13 @@ def read_serving_environment(
         DEFAULT_MAX_PAYLOAD_MB,
     )
     cpus = available_cpus()
+    multi_model = _read_variable(environ, "SAGEMAKER_MULTI_MODEL", _boolean, "true or false", False)
+    workers = _read_variable(
+        environ, "SAGEMAKER_MODEL_SERVER_WORKERS", _whole(1, 256), "a whole number from 1 to 256", 1
+    )
+    models_budget_mb = _read_variable(
+        environ, "DOGBREED_MODELS_MEMORY_MB", _whole(1, 1024 * 1024), "a whole number of MB from 1 to 1048576", None
+    )
     return ServingEnvironment(
         paths=read_paths(environ, root=root),
         host=environ.get("DOGBREED_HOST", "0.0.0.0"),  # noqa: S104  the platform calls from outside the container
@@ -360,9 +380,8 @@ def read_serving_environment(
             f"a port from 1 to {_MAX_PORT}",
             DEFAULT_PORT,
         ),
-        workers=_read_variable(
-            environ, "SAGEMAKER_MODEL_SERVER_WORKERS", _whole(1, 256), "a whole number from 1 to 256", 1
-        ),
+        # A model that one process has loaded is unknown to another.
+        workers=1 if multi_model else workers,
         request_timeout_s=_read_variable(
             environ, "SAGEMAKER_MODEL_SERVER_TIMEOUT", _whole(1, 3600), "seconds, 1 to 3600", 60
         ),
@@ -387,6 +406,9 @@ def read_serving_environment(
             f"a whole number of pixels from 1 to {_MOST_PIXELS}",
             DEFAULT_MAX_PIXELS,
         ),
+        multi_model=multi_model,
+        models_budget_bytes=None if models_budget_mb is None else models_budget_mb * _MIB,
+        evict_models=_read_variable(environ, "DOGBREED_MODELS_EVICT", _boolean, "true or false", False),
         json_logs=_read_variable(environ, "DOGBREED_LOG_FORMAT", _log_format, "text or json", False),
         emf_namespace=_read_variable(
             environ,
@@ -473,6 +495,46 @@ def _read_checkpoints(paths: Paths, hyperparameters: Mapping[str, str], job_name
         return None
     folder = Path(str(given))
     return folder / job_name if job_name and _TUNING_OBJECTIVE in hyperparameters else folder
+
+
+def available_memory_bytes(
+    *, cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")
+) -> int | None:
+    """Memory that this container may still take: what its cgroup (v2, then v1) leaves, at most what the machine has.
+
+    Cached files, which the kernel drops when memory is asked for, count as free. None when nobody says.
+    """
+    left = [
+        found
+        for found in (
+            _cgroup_memory(cgroup / "memory.max", cgroup / "memory.current", cgroup / "memory.stat"),
+            _cgroup_memory(
+                cgroup / "memory" / "memory.limit_in_bytes",
+                cgroup / "memory" / "memory.usage_in_bytes",
+                cgroup / "memory" / "memory.stat",
+            ),
+            _machine_memory(meminfo),
+        )
+        if found is not None
+    ]
+    return max(0, min(left)) if left else None
+
+
+def _cgroup_memory(limit: Path, used: Path, statistics: Path) -> int | None:
+    try:
+        allowed, taken = int(limit.read_text()), int(used.read_text())
+        found = re.search(r"^(?:total_)?inactive_file (\d+)$", statistics.read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # "max": no limit
+        return None
+    return allowed - taken + (int(found[1]) if found else 0)
+
+
+def _machine_memory(meminfo: Path) -> int | None:
+    try:
+        found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
 
 
 def _read_hyperparameters(file: Path) -> dict[str, str]:

@@ -114,3 +114,24 @@ class NotReadyError(RequestError):
     status = 503
     code = "not_ready"
     retry_after_s = 5
+
+
+class ModelNotFoundError(RequestError):
+    """A multi-model endpoint holds no model of that name."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class ModelConflictError(RequestError):
+    """A model of that name is loaded already, or is on its way."""
+
+    status = 409
+    code = "model_conflict"
+
+
+class OutOfMemoryError(RequestError):
+    """There is not enough memory for a model or a prediction; the platform unloads other models and tries again."""
+
+    status = 507
+    code = "out_of_memory"

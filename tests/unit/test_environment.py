@@ -425,6 +425,8 @@ def test_an_empty_variable_is_an_absent_one(name):
         ("SAGEMAKER_BATCH", "maybe", "true or false"),
         ("DOGBREED_ENGINE", "abacus", "one of auto, torch, openvino, cuda"),
         ("DOGBREED_PRECISION", "fp4", "one of auto, fp32, bf16, fp16"),
+        ("SAGEMAKER_MULTI_MODEL", "several", "true or false"),
+        ("DOGBREED_MODELS_MEMORY_MB", "0", "a whole number of MB from 1 to 1048576"),
         ("DOGBREED_LOG_FORMAT", "xml", "text or json"),
         ("DOGBREED_MAX_PIXELS", "178956971", "a whole number of pixels from 1 to 178956970"),
         (
@@ -443,6 +445,22 @@ def test_a_bad_variable_is_named_with_its_value_and_what_is_allowed(name, value,
 @pytest.mark.parametrize(("text", "batch"), [("True", True), ("1", True), ("FALSE", False), ("0", False)])
 def test_batch_transform_is_read_in_any_spelling(text, batch):
     assert read_serving_environment({"SAGEMAKER_BATCH": text}).batch_transform is batch
+
+
+def test_one_process_serves_several_models():
+    found = read_serving_environment({"SAGEMAKER_MODEL_SERVER_WORKERS": "4"})
+    assert (found.multi_model, found.workers, found.models_budget_bytes, found.evict_models) == (False, 4, None, False)
+    found = read_serving_environment(
+        {
+            "SAGEMAKER_MULTI_MODEL": "true",
+            "SAGEMAKER_MODEL_SERVER_WORKERS": "4",
+            "DOGBREED_MODELS_MEMORY_MB": "2",
+            "DOGBREED_MODELS_EVICT": "true",
+        }
+    )
+    assert (found.multi_model, found.workers, found.evict_models) == (True, 1, True)
+    assert found.models_budget_bytes == 2 * 1024 * 1024
+    assert found.paths.models == Path("/opt/ml/models")
 
 
 def test_logs_are_text_and_not_for_cloudwatch_unless_asked():
@@ -505,3 +523,38 @@ def test_the_opt_ml_fixture_is_what_a_job_reads(opt_ml, drawn_data):
     assert json.loads((opt_ml.config / "hyperparameters.json").read_text()) == {"epochs": "2"}
     found = read(opt_ml)
     assert (found.hyperparameters, list(found.channels), found.hosts.all) == ({"epochs": "2"}, ["train"], ("algo-1",))
+
+
+# The memory of a container
+
+
+@pytest.mark.parametrize(
+    ("files", "available"),
+    [
+        ({}, 8_000_000 * 1024),
+        ({"memory.max": "max\n", "memory.current": "5\n", "memory.stat": ""}, 8_000_000 * 1024),
+        ({"memory.max": "1000\n", "memory.current": "400\n", "memory.stat": "anon 1\nslab 3\n"}, 600),
+        ({"memory.max": "1000\n", "memory.current": "900\n", "memory.stat": "inactive_file 200\n"}, 300),
+        ({"memory.max": "1000\n", "memory.current": "1200\n", "memory.stat": ""}, 0),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1000\n",
+                "memory/memory.usage_in_bytes": "500\n",
+                "memory/memory.stat": "total_inactive_file 7\n",
+            },
+            507,
+        ),
+    ],
+)
+def test_memory_is_what_the_cgroup_leaves_and_cached_files_are_free(tmp_path, files, available):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       16000000 kB\nMemAvailable:    8000000 kB\n")
+    (tmp_path / "memory").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert environment.available_memory_bytes(cgroup=tmp_path, meminfo=meminfo) == available
+
+
+def test_memory_is_unknown_where_nobody_says(tmp_path):
+    assert environment.available_memory_bytes(cgroup=tmp_path, meminfo=tmp_path / "absent") is None
+    assert environment.available_memory_bytes() > 0

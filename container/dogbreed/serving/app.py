@@ -20,17 +20,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from dogbreed import logs
-from dogbreed.errors import NotReadyError, PayloadTooLargeError, RequestError
-from dogbreed.serving import answers, connection, emf, openapi, payload
+from dogbreed.errors import ModelNotFoundError, NotReadyError, PayloadTooLargeError, RequestError
+from dogbreed.serving import answers, connection, emf, multimodel, openapi, payload
 from dogbreed.serving.admission import Gate
+from dogbreed.serving.bodies import read_body
 from dogbreed.serving.metrics import Metrics
-from dogbreed.serving.payload import Item, Scores
+from dogbreed.serving.models import Model, ModelRegistry
+from dogbreed.serving.payload import Item
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -50,16 +51,6 @@ _ID = re.compile(r"[!-~]{1,128}")
 _MIB = 1024 * 1024
 # CreateTransformJob: MaxPayloadInMB is at most 100, and so is its product with MaxConcurrentTransforms.
 _TRANSFORM_MAX_MB = 100
-
-
-class Model(Protocol):
-    """What the app needs of a model."""
-
-    def status(self) -> str | None:
-        """None when the model can predict now, else the reason why not; returns at once."""
-
-    def predict(self, images: Sequence[bytes]) -> Scores:
-        """Scores encoded images, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +75,7 @@ class Settings:
 
 
 def create_app(
-    model: Model,
+    model: Model | ModelRegistry,
     gate: Gate,
     settings: Settings,
     *,
@@ -94,7 +85,7 @@ def create_app(
     """Builds the WSGI application.
 
     Args:
-        model: what predicts; may not be ready yet.
+        model: what predicts; may not be ready yet. A registry makes a multi-model endpoint.
         gate: bounds the predictions that run and wait; nothing else passes it.
         settings: see the class.
         metrics: what is counted; default counts of this app alone.
@@ -106,16 +97,10 @@ def create_app(
     # Refuses by Content-Length before anything is read.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_bytes
 
-    @app.get("/ping")
-    def ping() -> Response:
-        reason = model.status()
-        if reason is not None:
-            raise NotReadyError(reason)
-        return Response("{}\n", mimetype=payload.JSON)
-
-    @app.post(_INVOCATIONS)
-    def invocations() -> Response:
-        return desk.answer(model)
+    if isinstance(model, ModelRegistry):
+        _add_several(app, model, desk)
+    else:
+        _add_one(app, model, desk)
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
@@ -133,7 +118,7 @@ def create_app(
         return Response(text, content_type=media_type)
 
     if settings.page:
-        _add_page(app, settings)
+        _add_page(app, settings, multi_model=isinstance(model, ModelRegistry))
 
     @app.before_request
     def begin() -> None:
@@ -151,7 +136,7 @@ def create_app(
             value = request.headers.get(name)
             if value and _ECHO.fullmatch(value):
                 response.headers[name] = value
-        if route == _INVOCATIONS:
+        if route in (_INVOCATIONS, multimodel.INVOKE):
             _log_invocation(route, response.status_code, elapsed_s * 1000, settings.emf_namespace)
         return response
 
@@ -171,7 +156,7 @@ class _Desk:
 
     def answer(self, model: Model) -> Response:
         # The body is read before anything is refused: a client that is still sending would miss the answer.
-        body = _read_body(self.settings.max_payload_bytes)
+        body = read_body(self.settings.max_payload_bytes)
         options = payload.read_options(request.headers.get(_ATTRIBUTES))
         content_type = request.headers.get("Content-Type")
         lines_in = payload.media_type(content_type) == payload.JSON_LINES
@@ -198,10 +183,41 @@ class _Desk:
         return self.counts.passing(self.gate.turn(lambda: connection.is_open(environ)))
 
 
-def _add_page(app: Flask, settings: Settings) -> None:
+def _add_one(app: Flask, model: Model, desk: _Desk) -> None:
+    """The routes of an endpoint with one model."""
+
+    @app.get("/ping")
+    def ping() -> Response:
+        reason = model.status()
+        if reason is not None:
+            raise NotReadyError(reason)
+        return Response("{}\n", mimetype=payload.JSON)
+
+    @app.post(_INVOCATIONS)
+    def invocations() -> Response:
+        return desk.answer(model)
+
+
+def _add_several(app: Flask, models: ModelRegistry, desk: _Desk) -> None:
+    """The routes of a multi-model endpoint."""
+
+    @app.get("/ping")
+    def ping() -> Response:
+        # Healthy without a model: the platform loads none before this says so. One that fails says so itself.
+        return Response("{}\n", mimetype=payload.JSON)
+
+    @app.post(_INVOCATIONS)
+    def invocations() -> Response:
+        read_body(desk.settings.max_payload_bytes)
+        raise ModelNotFoundError("this endpoint serves several models; ask one of them at /models/NAME/invoke")
+
+    multimodel.add_routes(app, models, desk.answer, desk.counts, desk.settings.max_payload_bytes)
+
+
+def _add_page(app: Flask, settings: Settings, *, multi_model: bool) -> None:
     """What people look at on their own machine."""
     page = _PAGE.read_bytes()
-    description = openapi.describe(max_payload_bytes=settings.max_payload_bytes, page=settings.page)
+    description = openapi.describe(max_payload_bytes=settings.max_payload_bytes, multi_model=multi_model)
     document = json.dumps(description, indent=2) + "\n"
 
     @app.get("/")
@@ -209,7 +225,7 @@ def _add_page(app: Flask, settings: Settings) -> None:
         return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
 
     @app.get("/openapi.json")
-    def describe() -> Response:
+    def describe_routes() -> Response:
         return Response(document, mimetype=payload.JSON)
 
 
@@ -227,6 +243,8 @@ def _log_invocation(route: str, status: int, elapsed_ms: float, emf_namespace: s
     values = {"status": status, "images": g.images, "ms": round(elapsed_ms, 3), "request_id": g.id}
     if inference_id:
         values["inference_id"] = inference_id
+    if request.view_args:
+        values["model"] = request.view_args["name"]
     _LOGGER.info(
         "invocation status=%d images=%d ms=%.1f id=%s", status, g.images, elapsed_ms, g.id, extra=logs.fields(**values)
     )
@@ -241,19 +259,6 @@ def _log_invocation(route: str, status: int, elapsed_ms: float, emf_namespace: s
             now_s=time.time(),
         )
         _LOGGER.info("metrics of invocation id=%s", g.id, extra=logs.document(line))
-
-
-def _read_body(limit_bytes: int) -> bytes:
-    try:
-        body = request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise
-    except Exception as error:  # each WSGI server has exceptions of its own for these
-        raise RequestError("the body cannot be read: it is malformed, broke off or stalled") from error
-    # Of a chunked body over the limit, Werkzeug 3.1 returns the first bytes as if they were all (LimitedStream).
-    if len(body) == limit_bytes and request.input_stream.read(1):
-        raise RequestEntityTooLarge
-    return body
 
 
 def _read_items(content_type: str | None, body: bytes, *, one_by_one: bool) -> Sequence[Item]:

@@ -86,6 +86,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._models = Gauge(
+            "dogbreed_loaded_models",
+            "Models that a multi-model endpoint holds.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         # Looking a labelled value up takes as long as counting in it.
         self._requests_of: dict[tuple[str, int], Counter] = {}
         self._latency_of: dict[str, Histogram] = {}
@@ -135,6 +141,10 @@ class Metrics:
         """A model is loaded: backbone, classes, device, engine and version, as far as known."""
         names = ("backbone", "classes", "device", "engine", "version")
         self._model.labels(*(str(facts.get(name, "")) for name in names)).set(1)
+
+    def holds(self, models: int) -> None:
+        """A multi-model endpoint has so many models loaded."""
+        self._models.set(models)
 
     def render(self) -> tuple[bytes, str]:
         """The text for Prometheus, of all processes, and its media type."""

@@ -17,26 +17,30 @@ Document = dict[str, object]
 
 _ERRORS: Mapping[int, str] = {
     400: "An image that cannot be decoded, a body or an option that cannot be read.",
-    404: "There is nothing of that name.",
+    404: "No model of that name is loaded.",
     406: "No type in Accept can be produced.",
+    409: "A model of that name is loaded already, or is being loaded.",
     413: "The body is larger, or holds more images, than allowed.",
     415: "The Content-Type carries no images here.",
     500: "A fault of the server; the log has the details under the id in the message.",
     503: "The model is not ready, with the reason, or too many requests wait; Retry-After says when to come back.",
+    507: "There is not enough memory for the model or the prediction.",
 }
 
 
-def describe(*, max_payload_bytes: int, page: bool) -> Document:
-    """The document of a server with these settings; see `app.Settings`."""
+def describe(*, max_payload_bytes: int, multi_model: bool) -> Document:
+    """The document of a server that also serves this document; see `app.Settings`."""
     paths: dict[str, object] = {
         "/ping": {"get": _ping()},
-        "/invocations": {"post": _invocations(max_payload_bytes)},
         "/execution-parameters": {"get": _execution_parameters()},
         "/metrics": {"get": _plain("Counts of the server as Prometheus text.", "text/plain")},
+        "/": {"get": _plain("A page to try photos.", "text/html")},
+        "/openapi.json": {"get": _plain("This document.", payload.JSON)},
     }
-    if page:
-        paths["/"] = {"get": _plain("A page to try photos.", "text/html")}
-        paths["/openapi.json"] = {"get": _plain("This document.", payload.JSON)}
+    if multi_model:
+        paths |= _models(max_payload_bytes)
+    else:
+        paths["/invocations"] = {"post": _invocations(max_payload_bytes)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -59,6 +63,7 @@ def describe(*, max_payload_bytes: int, page: bool) -> Document:
                 "Predictions": _object({"predictions": {"type": "array", "items": _entry()}}),
                 "Images": _images(),
                 "Error": _error(),
+                "Model": _object({"modelName": {"type": "string"}, "modelUrl": {"type": "string"}}),
             },
         },
     }
@@ -69,6 +74,68 @@ def _version() -> str:
         return version("dogbreed")
     except PackageNotFoundError:  # a checkout on PYTHONPATH is not installed
         return "0"
+
+
+def _models(max_payload_bytes: int) -> dict[str, object]:
+    """The routes of a multi-model endpoint."""
+    name: Document = {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "description": "As it was loaded.",
+        "schema": {"type": "string", "minLength": 1},
+    }
+    status = _object({"status": {"type": "string"}})
+    asked = _object({"model_name": {"type": "string", "minLength": 1}, "url": {"type": "string"}})
+    page: Document = {
+        "type": "object",
+        "properties": {"models": {"type": "array", "items": _ref("Model")}, "nextPageToken": {"type": "string"}},
+        "required": ["models"],
+    }
+    invoke = _invocations(max_payload_bytes)
+    return {
+        "/invocations": {
+            "post": {
+                "summary": "No model in particular, so none.",
+                "responses": _errors(400, 404, 413, 500),
+            }
+        },
+        "/models": {
+            "post": {
+                "summary": "Load a model; answered when it can predict.",
+                "requestBody": {"required": True, "content": _content(payload.JSON, asked)},
+                "responses": _success(status) | _errors(400, 409, 413, 500, 507),
+            },
+            "get": {
+                "summary": "The loaded models, by name.",
+                "parameters": [
+                    _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}),
+                    _query("next_page_token", {"type": "string"}),
+                ],
+                "responses": _success(page) | _errors(400, 500),
+            },
+        },
+        "/models/{name}": {
+            "parameters": [name],
+            "get": {"summary": "One loaded model.", "responses": _success(_ref("Model")) | _errors(404, 500)},
+            "delete": {
+                "summary": "Unload a model; its memory is free when this is answered.",
+                "responses": _success(status) | _errors(404, 409, 500, 503),
+            },
+        },
+        "/models/{name}/invoke": {
+            "parameters": [name],
+            "post": invoke | {"responses": _answers() | _errors(400, 404, 406, 413, 415, 500, 503, 507)},
+        },
+    }
+
+
+def _success(schema: Mapping[str, object]) -> dict[str, object]:
+    return {"200": {"description": "Done.", "content": _content(payload.JSON, schema)}}
+
+
+def _query(name: str, schema: Mapping[str, object]) -> Document:
+    return {"name": name, "in": "query", "required": False, "schema": schema}
 
 
 def _ping() -> Document:
@@ -109,11 +176,6 @@ def _invocations(max_payload_bytes: int) -> Document:
     bodies |= _content(payload.JSON_LINES, {"type": "string"})
     files = {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": payload.MAX_IMAGES}
     bodies |= _content(forms.FORM, _object({"file": files}))
-    answers = {
-        payload.JSON: {"schema": _ref("Predictions")},
-        payload.JSON_LINES: {"schema": {"type": "string"}},
-        payload.CSV: {"schema": {"type": "string"}},
-    }
     return {
         "summary": "Predictions for one image, or for several.",
         "description": f"At most {max_payload_bytes} bytes and {payload.MAX_IMAGES} images, or {payload.MAX_LINES} "
@@ -127,11 +189,17 @@ def _invocations(max_payload_bytes: int) -> Document:
             _header("X-Amzn-SageMaker-Inference-Id", "An id that goes into the log."),
         ],
         "requestBody": {"required": True, "content": bodies},
-        "responses": {
-            "200": {"description": "One prediction per image, in order.", "content": answers},
-            **_errors(400, 406, 413, 415, 500, 503),
-        },
+        "responses": _answers() | _errors(400, 406, 413, 415, 500, 503),
     }
+
+
+def _answers() -> dict[str, object]:
+    content = {
+        payload.JSON: {"schema": _ref("Predictions")},
+        payload.JSON_LINES: {"schema": {"type": "string"}},
+        payload.CSV: {"schema": {"type": "string"}},
+    }
+    return {"200": {"description": "One prediction per image, in order.", "content": content}}
 
 
 def _prediction() -> Document:
