@@ -34,6 +34,9 @@ class TensorFiles:
     Args:
         folder: smdebug's output folder.
         worker: who saves, such as ``worker_0``.
+
+    Attributes:
+        size: bytes that wait to be written.
     """
 
     def __init__(self, folder: Path, worker: str) -> None:
@@ -41,6 +44,7 @@ class TensorFiles:
         self._worker = worker
         self._steps: dict[int, tuple[str, int, list[tuple[str, bytes]]]] = {}
         self._groups: set[int] = set()
+        self.size = 0
 
     def add(
         self, step: int, mode: str, mode_number: int, *, mode_step: int, name: str, value: NDArray[np.generic]
@@ -58,7 +62,9 @@ class TensorFiles:
         if value.dtype.name not in _TYPES:
             value = value.astype(np.float32)
         _, _, records = self._steps.setdefault(step, (mode, mode_step, []))
-        records.append((name, _event(step, mode_number, mode_step, name, value)))
+        event = _event(step, mode_number, mode_step, name, value)
+        records.append((name, event))
+        self.size += len(event)
 
     def write(self) -> None:
         """Writes what was taken since the last time: one events file, named after its first step, and the indices.
@@ -92,6 +98,7 @@ class TensorFiles:
         for step, index in indices:
             self._write_index(step, index)
         self._steps.clear()
+        self.size = 0
 
     def _write_index(self, step: int, content: bytes) -> None:
         """Writes one small file in one piece; this runs for every saved step, so it calls the system directly."""
@@ -108,10 +115,11 @@ class TensorFiles:
 
 
 def _event(step: int, mode_number: int, mode_step: int, name: str, value: NDArray[np.generic]) -> bytes:
-    """One tensor as a record of an events file."""
-    dimensions = b"".join(field(2, whole(1, size)) for size in value.shape)
-    tensor = whole(1, _TYPES[value.dtype.name]) + field(2, dimensions) + field(4, value.tobytes())
-    inner = field(1, name.encode()) + field(8, tensor) + _metadata(mode_number, mode_step)
+    """One tensor as a record of an events file; what is alike in all records of a tensor is made once."""
+    content = value.tobytes()
+    text = str(mode_step).encode()
+    before, after = _metadata(mode_number, len(text))
+    inner = _named(name, value.dtype.name, value.shape, len(content)) + content + before + text + after
     event = double(1, time.time()) + whole(2, step) + field(5, field(1, inner))
     return head(len(event)) + event + _footer()
 
@@ -121,9 +129,21 @@ def _footer() -> bytes:
     return checksum(_CHECKED_INSTEAD)
 
 
-@lru_cache(maxsize=64)
-def _metadata(mode_number: int, mode_step: int) -> bytes:
-    plugins = (("mode_step", mode_step), ("mode", mode_number))
-    return field(
-        9, b"".join(field(1, field(1, name.encode()) + field(2, str(value).encode())) for name, value in plugins)
-    )
+@lru_cache(maxsize=4096)
+def _named(name: str, dtype: str, shape: tuple[int, ...], content_bytes: int) -> bytes:
+    """What stands before a tensor's content of so many bytes: its name, type, shape and the lengths."""
+    dimensions = b"".join(field(2, whole(1, size)) for size in shape)
+    absent = bytes(content_bytes)
+    tensor = whole(1, _TYPES[dtype]) + field(2, dimensions) + field(4, absent)
+    whole_value = field(1, name.encode()) + field(8, tensor)
+    return whole_value[: len(whole_value) - content_bytes]
+
+
+@lru_cache(maxsize=256)
+def _metadata(mode_number: int, digits: int) -> tuple[bytes, bytes]:
+    """What stands before and behind a mode step of so many digits."""
+    mark = b"?" * digits
+    plugins = ((b"mode_step", mark), (b"mode", str(mode_number).encode()))
+    made = field(9, b"".join(field(1, field(1, name) + field(2, text)) for name, text in plugins))
+    before, _, after = made.partition(mark)
+    return before, after

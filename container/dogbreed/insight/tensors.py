@@ -209,6 +209,7 @@ class TensorHook:
         self._lock = threading.Lock()
         # Of the step in hand.
         self._begun = False
+        self._heard = False
         self._saving: frozenset[Any] = frozenset()
         self._keeping: frozenset[str] = frozenset()
         self._scale = 1.0
@@ -221,6 +222,8 @@ class TensorHook:
         self._labels_pending: list[Tensor] = []
         self._pending_bytes = 0
         self._flushed_s = time.monotonic()
+        self._written_s = -math.inf
+        self._closing = False
         self._samples_before: dict[str, Tensor] = {}
         # What rules look at.
         self._train_losses: deque[Point] = deque(maxlen=_KEPT_LOSSES)
@@ -270,12 +273,14 @@ class TensorHook:
 
     def end_pass(self) -> None:
         """A pass is over: brings what was saved in it from the device and writes it."""
-        if not self._off:
+        if not self._off and (self._heard or self._closing):
+            self._heard = False
             with self._guarded():
                 self._flush(whole_pass=True)
 
     def close(self) -> None:
         """Writes what is buffered and takes the hook off; the model is as it was before."""
+        self._closing = True
         self.end_pass()
         self._remove()
         if not self._off:
@@ -373,14 +378,17 @@ class TensorHook:
         plan.mode_steps[mode] = step
         plan.mode_steps[self._modes["GLOBAL"]] = plan.step
         self._step = step
-        self._begun = True
+        self._begun = self._heard = True
         train = self._mode == "TRAIN"
         schedule = self._schedules[self._mode]
-        for handle in self._gradient_handles:
-            handle.remove()
-        self._gradient_handles.clear()
-        self._saving, self._keeping = _NOTHING, _NO_NAMES
-        if schedule.due(step):
+        if self._gradient_handles:
+            for handle in self._gradient_handles:
+                handle.remove()
+            self._gradient_handles.clear()
+        self._saving, self._keeping = schedule.always, _NO_NAMES
+        if schedule.always:
+            self._calls.clear()
+        elif schedule.due(step):
             self._saving = frozenset(
                 one for one in schedule.collections if one.save_config.should_save_step(mode, step)
             )
@@ -641,7 +649,9 @@ class TensorHook:
             self._files.add(step, mode, number, mode_step=mode_step, name=name, value=value)
         if labels is not None:
             self._write_labels(*labels)
-        if files or labels is not None:
+        # Files are few and large: one for each pass of a small network costs as much as the pass's forward steps.
+        if self._closing or time.monotonic() - self._written_s > _FLUSH_S or self._files.size > _FLUSH_BYTES:
+            self._written_s = time.monotonic()
             if not self._plan.exported_collections:
                 self._plan.export_collections()
                 self._plan.exported_collections = True
@@ -710,11 +720,14 @@ class _Schedule:
         collections: that are saved at some step of this mode.
         every: divides every interval.
         steps: named one by one.
+        always: the collections, where they are saved at every step and nothing else is to be done then, as the losses
+            of evaluations are; else empty.
     """
 
     collections: tuple[Any, ...]
     every: int
     steps: frozenset[int]
+    always: frozenset[Any]
 
     def due(self, step: int) -> bool:
         return step % self.every == 0 or step in self.steps
@@ -731,7 +744,11 @@ def _schedule(collections: Sequence[Any], mode: Any, ours: Sequence[int]) -> _Sc
     if ours:
         steps |= set(range(FIRST_STEPS))
     every = math.gcd(*(config.save_interval for _, config in used), *ours) or 1
-    return _Schedule(tuple(one for one, _ in used), every, frozenset(steps))
+    each_step = not ours and all(
+        (config.save_interval, config.start_step or 0, config.end_step) == (1, 0, None) for _, config in used
+    )
+    collections = tuple(one for one, _ in used)
+    return _Schedule(collections, every, frozenset(steps), frozenset(collections) if each_step else _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,8 @@ from dogbreed.training.state import EpochResult
 logger = logging.getLogger(__name__)
 
 _THUMBNAILS = 12
+_RECORD_S = 10.0
+"""Between two writes of the record of a job that goes on."""
 
 
 class Watching:
@@ -93,6 +96,7 @@ class Watching:
         self._tracker = _tracker(environment, record)
         self._attached = False
         self._epochs: list[EpochRecord] = []
+        self._record_due_s = 0.0
 
     @property
     def asks_to_stop(self) -> bool:
@@ -144,9 +148,11 @@ class Watching:
         self._epochs.append(EpochRecord(result.epoch, result.metrics, result.learning_rate, result.seconds))
         more = {"learning_rate": result.learning_rate, "images_per_s": result.images_per_s}
         self._show(result.epoch, {**result.metrics, **more})
-        self._record = replace(self._record, epochs=tuple(self._epochs), ended=datetime.now(UTC))
-        if not self._on:
+        # A record tells of all epochs so far: written after each of thousands, it would cost more than they do.
+        if not self._on or time.monotonic() < self._record_due_s:
             return
+        self._record_due_s = time.monotonic() + _RECORD_S
+        self._record = replace(self._record, epochs=tuple(self._epochs), ended=datetime.now(UTC))
         try:
             report.write_record(self._record, self._folder)
         except OSError as error:
@@ -159,7 +165,7 @@ class Watching:
             failed: the job ends with an error.
             known: further fields of its `JobRecord`.
         """
-        record = replace(self._record, ended=datetime.now(UTC), **known)  # type: ignore[arg-type]
+        record = replace(self._record, epochs=tuple(self._epochs), ended=datetime.now(UTC), **known)  # type: ignore[arg-type]
         tested = {name: value for name, value in record.metrics.items() if name.startswith("test_")}
         self._show(record.best_epoch, tested)
         if self._on:
