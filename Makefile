@@ -44,7 +44,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 export DOCKER_BUILDKIT := 1
 
 .PHONY: help install demo train tune serve predict test lint fmt lock build push stack local-train local-serve \
-  test-image bench-training bench-loader bench-passes bench-memory bench-serving clean
+  test-image bench-training bench-loader bench-passes bench-memory bench-serving bench-insight clean
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -190,6 +190,10 @@ bench-memory: $(INSTALLED) ## Show how a job's memory grows with the number of i
 # A quick look; for figures to be told: BENCH_FLAGS="--rounds 5 --seconds 10 --rates 0.5 0.7 0.9 3".
 bench-serving: $(INSTALLED) ## Compare the server with others (BENCH_FLAGS; benchmarks/serving.py --help), some minutes
 	@PYTHONPATH='$(CURDIR)/container' $(BIN)/python benchmarks/serving.py $(BENCH_FLAGS)
+
+bench-insight: $(INSTALLED) ## Compare epochs with insight and without on DATA (WEIGHTS of mobilenet_v2), some minutes
+	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-insight DATA=folder/with/train/valid/test" >&2; exit 1; }
+	@$(BIN)/python benchmarks/insight.py --data "$$DATA" $(if $(WEIGHTS),--weights mobilenet_v2="$$WEIGHTS")
 
 clean: ## Remove build/; .venv stays
 	rm -rf build
