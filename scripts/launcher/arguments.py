@@ -80,6 +80,11 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def add_pairs(group: argparse._ArgumentGroup, option: str, metavar: str, help: str) -> None:
+    """Declares an option that takes any number of `name=value`, at once or repeated."""
+    group.add_argument(option, type=pair, nargs="+", action="extend", default=[], metavar=metavar, help=help)
+
+
 def in_words(seconds: float) -> str:
     """Seconds as people say them: `45 s`, `90 min`, `4 h`."""
     if seconds < 120:

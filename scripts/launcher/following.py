@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from dogbreed.logs import METRIC_NAMES, read_metrics
 from scripts.launcher.arguments import in_words
@@ -34,6 +34,8 @@ _POLL_S = 10.0
 # CloudWatch shows the last lines some seconds after the job has ended.
 _SETTLE_S = 5.0
 _PATIENCE = 30
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -116,27 +118,57 @@ def follow(
     """
     tail = LogTail(aws, GROUPS["training"], f"{name}/")
     said: set[tuple[str, str]] = set()
+
+    def look() -> dict[str, Any] | None:
+        description = aws.call(describe(name))
+        for transition in description.get("SecondaryStatusTransitions", []):
+            step = (transition["Status"], transition.get("StatusMessage", ""))
+            if step not in said:
+                said.add(step)
+                say(f"{_clock(transition.get('StartTime'))} {': '.join(part for part in step if part)}")
+        _tell(tail, say, quiet=quiet)
+        if description["TrainingJobStatus"] not in ENDED:
+            return None
+        sleep(_SETTLE_S)
+        _tell(tail, say, quiet=quiet)
+        return description
+
+    return patiently(look, "job", say=say, sleep=sleep, every_s=_POLL_S)
+
+
+def patiently(
+    look: Callable[[], T | None],
+    what: str,
+    *,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None],
+    every_s: float,
+) -> T:
+    """Looks until there is something to see, whatever passes in between.
+
+    Args:
+        look: returns None while there is nothing to see yet.
+        what: goes on when a look fails: `job`.
+        say: takes one line.
+        sleep: takes seconds.
+        every_s: seconds between two looks.
+
+    Raises:
+        ServiceError: a look failed for other reasons than a passing one, or too often in a row.
+    """
     failures = 0
     while True:
         try:
-            description = aws.call(describe(name))
-            for transition in description.get("SecondaryStatusTransitions", []):
-                step = (transition["Status"], transition.get("StatusMessage", ""))
-                if step not in said:
-                    said.add(step)
-                    say(f"{_clock(transition.get('StartTime'))} {': '.join(part for part in step if part)}")
-            _tell(tail, say, quiet=quiet)
-            if description["TrainingJobStatus"] in ENDED:
-                sleep(_SETTLE_S)
-                _tell(tail, say, quiet=quiet)
-                return description
+            found = look()
+            if found is not None:
+                return found
             failures = 0
         except ServiceError as error:
             failures += 1
             if not error.passing or failures > _PATIENCE:
                 raise
-            say(f"({error}; trying again, the job goes on)")
-        sleep(_POLL_S)
+            say(f"({error}; trying again, the {what} goes on)")
+        sleep(every_s)
 
 
 def goes_on(name: str) -> str:

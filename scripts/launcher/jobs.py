@@ -62,15 +62,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
         help="with --input-mode Pipe: the data are augmented manifests, in which these are image and label, as "
         "source-ref class",
     )
-    data.add_argument(
-        "--hp",
-        type=types.pair,
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="hyperparameters, as model=resnet18 lr=0.01; the README lists them",
-    )
+    types.add_pairs(data, "--hp", "NAME=VALUE", "hyperparameters, as model=resnet18 lr=0.01; the README lists them")
     return data
 
 

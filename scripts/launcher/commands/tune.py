@@ -65,24 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="hyperparameters with the ranges that the README gives them",
     )
-    search.add_argument(
-        "--range",
-        type=types.pair,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=LOW:HIGH[:log]",
-        help="numbers between two, both included, as lr=0.001:0.1:log",
-    )
-    search.add_argument(
-        "--choice",
-        type=types.pair,
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=A,B,...",
-        help="one of some values, as model=resnet18,resnet34",
-    )
+    types.add_pairs(search, "--range", "NAME=LOW:HIGH[:log]", "numbers between two, both included, as lr=0.001:0.1:log")
+    types.add_pairs(search, "--choice", "NAME=A,B,...", "one of some values, as model=resnet18,resnet34")
     search.add_argument(
         "--space",
         choices=tuple(spaces.PRESETS),

@@ -17,7 +17,7 @@ from scripts.launcher.search import pictures
 from scripts.launcher.search.axes import axes_of, objective_axis
 from scripts.launcher.search.importance import importances
 from scripts.launcher.search.pictures import Point
-from scripts.launcher.search.trials import Objective, Trial, ranked
+from scripts.launcher.search.trials import Objective, Trial, ranked, short
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = Path(__file__).resolve().parents[3] / "container" / "dogbreed" / "insight" / "templates"
@@ -93,7 +93,7 @@ def _content(report: Report) -> dict[str, Any]:
         "names": names,
         "rows": [*best, *(one for one in trials if one.name not in counted)],
         "tiles": _tiles(report, best),
-        "shown": _shown,
+        "shown": short,
         "took": lambda seconds: "" if seconds is None else in_words(seconds),
     }
 
@@ -111,12 +111,3 @@ def _tiles(report: Report, best: Sequence[Trial]) -> list[tuple[str, str]]:
     if len(best) > 1 and best[0].value is not None and best[-1].value is not None:
         tiles.append(("best and worst", f"{best[0].value:.4g}, {best[-1].value:.4g}"))
     return tiles
-
-
-def _shown(value: str) -> str:
-    """Numbers with four digits, other texts as they are."""
-    try:
-        number = float(value)
-    except ValueError:
-        return value
-    return value if len(value) <= 6 else f"{number:.4g}"

@@ -104,7 +104,7 @@ def as_table(trials: Sequence[Trial], objective: Objective) -> str:
                 one.name,
                 one.status,
                 "-" if one.value is None else f"{one.value:.6g}",
-                *(_short(one.hyperparameters.get(name, "-")) for name in names),
+                *(short(one.hyperparameters.get(name, "-")) for name in names),
                 "-" if one.seconds is None else in_words(one.seconds),
                 "-" if one.billed_seconds is None else f"{one.billed_seconds:.0f} s",
             ]
@@ -164,7 +164,7 @@ def _failed(trial: Trial) -> bool:
     return trial.status == "Failed"
 
 
-def _short(value: str) -> str:
+def short(value: str) -> str:
     """A searched number has seventeen digits; four tell trials apart."""
     try:
         number = float(value)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from dogbreed.hyperparameters import SearchRange, declarations, declared
+from scripts.launcher import following
 from scripts.launcher.aws import Aws
 from scripts.launcher.errors import OutcomeError, ServiceError, SettingError
 from scripts.launcher.plan import Call
@@ -39,7 +40,6 @@ _MOST_PARENTS = 5
 # One epoch of a new head says little of what becomes of it.
 _FIRST_RUNG = 2
 _POLL_S = 20.0
-_PATIENCE = 30
 
 _GOALS = {"maximise": "Maximize", "minimise": "Minimize"}
 _SCALES = {"linear": "Linear", "log": "Logarithmic"}
@@ -213,21 +213,14 @@ def follow(
         ServiceError: the job cannot be described, for other reasons than a passing one.
     """
     teller = _Teller(say)
-    failures = 0
-    while True:
-        try:
-            description = aws.call(describe(name))
-            trials = trials_of(aws, name)
-            teller.tell(description, trials)
-            if description["HyperParameterTuningJobStatus"] in ENDED:
-                return description, trials
-            failures = 0
-        except ServiceError as error:
-            failures += 1
-            if not error.passing or failures > _PATIENCE:
-                raise
-            say(f"({error}; trying again, the search goes on)")
-        sleep(_POLL_S)
+
+    def look() -> tuple[dict[str, Any], list[Trial]] | None:
+        description = aws.call(describe(name))
+        trials = trials_of(aws, name)
+        teller.tell(description, trials)
+        return (description, trials) if description["HyperParameterTuningJobStatus"] in ENDED else None
+
+    return following.patiently(look, "search", say=say, sleep=sleep, every_s=_POLL_S)
 
 
 def goes_on(name: str) -> str:
