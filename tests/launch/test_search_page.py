@@ -20,7 +20,7 @@ def test_the_page_tells_all_trials_the_best_and_what_failed():
     best = ranked(report.trials, report.objective)[0]
     assert f"<h1>{best.value:.4g} validation accuracy</h1>" in text
     assert all(one.name in text for one in report.trials)
-    rows = re.findall(r'<th scope="row">(dogs-search-\d+-\w+)</th><td>(\w+)', text)
+    rows = re.findall(r'<th scope="row">(dogs-search-\d+-\w+)</th>.*?<td>(\w+)', text, re.DOTALL)
     assert rows[0] == (best.name, "Completed")
     assert [status for _, status in rows[-2:]] == ["Failed", "Failed"]
     assert "lower batch-size &lt;b&gt;" in text, "a reason is a text, not markup"
