@@ -69,21 +69,18 @@ def test_a_job_that_searches_looks_like_any_other_and_says_what_it_found(
 def test_sigterm_in_the_search_keeps_the_best_head_so_far(opt_ml: OptMl, drawn_data: Path) -> None:
     opt_ml.hyperparameters({**SEARCH, "epochs": "1000", "patience": "0", "search-over": "lr"})
     opt_ml.channels(train=drawn_data)
-    environ = {**os.environ, "SAGEMAKER_BASE_DIR": str(opt_ml.root), "TRAINING_JOB_NAME": "contract-1"}
+    environ = {**os.environ, "SAGEMAKER_BASE_DIR": str(opt_ml.root), "SM_LOG_LEVEL": "10"}
     process = subprocess.Popen(
         [sys.executable, str(TRAIN)], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
-    seen = ""
+    output = ""
     for line in process.stdout:
-        seen += line
-        if "trying 9 heads" in line:
+        output += line
+        if "search: epoch 3 is done, 9 heads" in line:
+            process.send_signal(signal.SIGTERM)
             break
-    try:
-        output = seen + process.communicate(timeout=2)[0]
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        output = seen + process.communicate(timeout=100)[0]
+    output += process.communicate(timeout=200)[0]
     assert process.returncode == 0, output
     bundle = artifacts.load(opt_ml.model)
     assert bundle.facts["ended_by"] == "stop signal"

@@ -235,6 +235,7 @@ class _Search:
         self.best = best if best.metrics else None
 
     def _tell(self, epoch: int, learning: int) -> None:
+        logger.debug("search: epoch %d is done, %d heads of this stack go on", epoch, learning)
         if time.monotonic() - self._spoken >= _SILENCE_S:
             self._spoken = time.monotonic()
             done = len(self.trials)
