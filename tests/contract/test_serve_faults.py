@@ -1,0 +1,237 @@
+"""What happens to requests when workers are killed, the server is stopped, the engine hangs or clients leave.
+
+The server is the real one, as a process; in the place of a network there is an engine that a test can hold, by a file,
+for as long as it likes. Without torch it is there in a second.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tests.server_process import PATIENCE_S, Answer, Server, is_ready, stop_hard
+
+SERVER = """
+import sys, time
+from pathlib import Path
+from dogbreed.serving import server
+from dogbreed.serving.payload import Scores
+
+held, asked = Path(sys.argv[1], "hold"), Path(sys.argv[1], "asked")
+
+class Engine:
+    concurrent = 1
+
+    def predict(self, images):
+        with asked.open("a") as file:
+            file.write("x")
+        while held.exists():
+            time.sleep(0.01)
+        time.sleep(0.005)
+        return Scores(("pug", "boxer"), [[-0.1, -2.3] for _ in images])
+
+    def self_test(self):
+        pass
+
+def load(*_, **__):
+    time.sleep(0.2)
+    return Engine()
+
+server.load_predictor = load
+sys.exit(server.main())
+"""
+
+
+@pytest.fixture
+def starting(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts a server on one CPU, so that one request computes at a time, and waits until it is ready."""
+    begun: list[Server] = []
+
+    def begin(**variables: str) -> Server:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environ = {
+            **os.environ,
+            "SAGEMAKER_BASE_DIR": str(tmp_path),
+            "SAGEMAKER_BIND_TO_PORT": str(port),
+            "DOGBREED_HOST": "127.0.0.1",
+            "DOGBREED_MAX_WAITING": "16",
+            **variables,
+        }
+        log_file = tmp_path / "server.log"
+        command = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), sys.executable, "-c", SERVER]
+        with log_file.open("wb") as log:
+            process = subprocess.Popen([*command, str(tmp_path)], env=environ, stdout=log, stderr=subprocess.STDOUT)
+        begun.append(Server(process, port, log_file))
+        begun[-1].wait(is_ready)
+        return begun[-1]
+
+    yield begin
+    (tmp_path / "hold").unlink(missing_ok=True)
+    for one in begun:
+        stop_hard(one)
+
+
+@pytest.fixture
+def hold(tmp_path: Path, jpeg: bytes) -> Iterator[Callable[[Server], Future[Answer]]]:
+    """Sends a request that the engine holds until the file is gone; returns when the engine has it."""
+    with ThreadPoolExecutor(4) as pool:
+
+        def send(server: Server) -> Future[Answer]:
+            (tmp_path / "hold").touch()
+            call = pool.submit(server.send, "POST", "/invocations", jpeg, Content_Type="image/jpeg")
+            until((tmp_path / "asked").exists)
+            return call
+
+        yield send
+        (tmp_path / "hold").unlink(missing_ok=True)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Load:
+    """Clients that send one photo after another until they are told to stop; 0 stands for no answer at all."""
+
+    def __init__(self, server: Server, jpeg: bytes, clients: int) -> None:
+        self.statuses: list[int] = []
+        self.stop = threading.Event()
+        self._server, self._jpeg = server, jpeg
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        while not self.stop.is_set():
+            try:
+                answer = self._server.send("POST", "/invocations", self._jpeg, Content_Type="image/jpeg")
+            except OSError:
+                self.statuses.append(0)
+                time.sleep(0.02)
+            else:
+                self.statuses.append(answer.status)
+
+    def wait_for(self, count: int, status: int = 200) -> None:
+        """Until so many more answers have come."""
+        goal = self.statuses.count(status) + count
+        deadline = time.monotonic() + PATIENCE_S
+        while self.statuses.count(status) < goal:
+            assert time.monotonic() < deadline, f"{self.statuses[-20:]}; the log:\n{self._server.log}"
+            time.sleep(0.02)
+
+    def end(self) -> Sequence[int]:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+        return self.statuses
+
+
+def workers(server: Server) -> list[int]:
+    return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", server.log)]
+
+
+def test_a_worker_that_is_killed_under_load_is_replaced_and_service_comes_back(
+    starting: Callable[..., Server], jpeg: bytes
+) -> None:
+    server = starting()
+    load = Load(server, jpeg, clients=4)
+    load.wait_for(20)
+    (killed,) = workers(server)
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: len(workers(server)) == 2)
+    load.wait_for(20)
+    statuses = load.end()
+    # Those that the worker had in hand get no answer; those that come while the new one loads are told so.
+    assert set(statuses) <= {200, 503, 0}
+    assert statuses.count(0) <= 4
+    assert server.stop() == 0
+
+
+def test_sigterm_under_load_answers_what_was_accepted_and_exits_with_0(
+    starting: Callable[..., Server], jpeg: bytes
+) -> None:
+    server = starting()
+    load = Load(server, jpeg, clients=4)
+    load.wait_for(20)
+    assert server.stop() == 0
+    statuses = load.end()
+    # A 0 is a connection that was refused when the port was closed; every request that was read has its answer.
+    assert set(statuses) <= {200, 0}
+    assert server.log.count("status=200") == statuses.count(200)
+    assert "Traceback" not in server.log
+
+
+def test_an_engine_that_hangs_makes_ping_say_so_until_it_answers_again(
+    starting: Callable[..., Server], hold: Callable[[Server], Future[Answer]], tmp_path: Path
+) -> None:
+    server = starting(SAGEMAKER_MODEL_SERVER_TIMEOUT="1")
+    call = hold(server)
+    message = server.wait(lambda answer: not is_ready(answer)).error["message"]
+    assert re.fullmatch(r"a prediction has not returned for \d+ seconds", message)
+    refused = server.send("POST", "/invocations", b"x", Content_Type="image/jpeg")
+    assert (refused.status, refused.error["code"]) == (503, "not_ready")
+    (tmp_path / "hold").unlink()
+    assert call.result(PATIENCE_S).status == 200
+    assert server.wait(is_ready).status == 200
+
+
+def test_a_turn_that_comes_too_late_is_504(
+    starting: Callable[..., Server], hold: Callable[[Server], Future[Answer]], jpeg: bytes, tmp_path: Path
+) -> None:
+    server = starting(SAGEMAKER_MODEL_SERVER_TIMEOUT="6")
+    call = hold(server)
+    late = server.send("POST", "/invocations", jpeg, Content_Type="image/jpeg")
+    assert (late.status, late.error["code"]) == (504, "waited_too_long")
+    assert late.error["message"] == "no turn within 1 seconds; try again later"
+    (tmp_path / "hold").unlink()
+    assert call.result(PATIENCE_S).status == 200
+    assert (tmp_path / "asked").read_text() == "x"
+
+
+def test_a_client_that_leaves_while_it_waits_is_not_computed_for(
+    starting: Callable[..., Server], hold: Callable[[Server], Future[Answer]], jpeg: bytes, tmp_path: Path
+) -> None:
+    server = starting(DOGBREED_MAX_WAITING="1")
+    call = hold(server)
+    head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(head.encode() + jpeg)
+        # It waits when there is no place for another one.
+        until(lambda: server.send("POST", "/invocations", jpeg, Content_Type="image/jpeg").status == 503)
+    (tmp_path / "hold").unlink()
+    assert call.result(PATIENCE_S).status == 200
+    server.wait_for_log("invocation status=499 images=1")
+    assert (tmp_path / "asked").read_text() == "x"
+    assert server.send("POST", "/invocations", jpeg, Content_Type="image/jpeg").status == 200
+    assert "Traceback" not in server.log
+
+
+def test_ping_and_refusals_are_prompt_while_everything_is_taken(
+    starting: Callable[..., Server], hold: Callable[[Server], Future[Answer]], jpeg: bytes, tmp_path: Path
+) -> None:
+    server = starting(DOGBREED_MAX_WAITING="8")
+    call = hold(server)
+    load = Load(server, jpeg, clients=32)
+    load.wait_for(200, status=503)
+    answers = [server.send("GET", "/ping") for _ in range(20)]
+    (tmp_path / "hold").unlink()
+    statuses = load.end()
+    assert [answer.status for answer in answers] == [200] * 20
+    assert max(answer.elapsed_s for answer in answers) < 2  # the platform's limit; here tests share the machine
+    assert set(statuses) <= {200, 503}
+    assert call.result(PATIENCE_S).status == 200
