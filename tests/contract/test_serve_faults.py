@@ -22,7 +22,7 @@ import pytest
 from tests.server_process import PATIENCE_S, Answer, Server, is_ready, stop_hard
 
 SERVER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from dogbreed.serving import server
 from dogbreed.serving.payload import Scores
@@ -44,7 +44,7 @@ class Engine:
         pass
 
 def load(*_, **__):
-    time.sleep(0.2)
+    time.sleep(float(os.environ.get("LOADING_S", "0.2")))
     return Engine()
 
 server.load_predictor = load
@@ -158,6 +158,24 @@ def test_a_worker_that_is_killed_under_load_is_replaced_and_service_comes_back(
     statuses = load.end()
     # Those that the worker had in hand get no answer; those that come while the new one loads are told so.
     assert set(statuses) <= {200, 503, 0}
+    assert statuses.count(0) <= 4
+    assert server.stop() == 0
+
+
+def test_while_a_killed_worker_is_replaced_the_other_one_serves(starting: Callable[..., Server], jpeg: bytes) -> None:
+    server = starting(SAGEMAKER_MODEL_SERVER_WORKERS="2", LOADING_S="2")
+    until(lambda: server.log.count("ready after") == 2)
+    load = Load(server, jpeg, clients=4)
+    load.wait_for(20)
+    os.kill(workers(server)[0], signal.SIGKILL)
+    until(lambda: len(workers(server)) == 3)
+    load.wait_for(20)
+    assert server.log.count("ready after") == 2, "the new worker was too quick for this test"
+    until(lambda: server.log.count("ready after") == 3)
+    load.wait_for(20)
+    # The new one takes nothing before it is ready: no 503.
+    statuses = load.end()
+    assert set(statuses) <= {200, 0}
     assert statuses.count(0) <= 4
     assert server.stop() == 0
 

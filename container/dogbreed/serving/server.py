@@ -35,6 +35,7 @@ from dogbreed.serving.admission import Gate
 from dogbreed.serving.app import Settings, create_app
 from dogbreed.serving.lifecycle import ModelLifecycle
 from dogbreed.serving.metrics import Metrics, forget_process
+from dogbreed.serving.worker import ReadyBoard, Worker
 
 if TYPE_CHECKING:
     from dogbreed.serving.predictor import Predictor
@@ -150,7 +151,13 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._metrics_folder = metrics_folder
         # Workers share the CPUs.
         self._slots = max(1, environment.cpus // environment.workers)
+        self._model: ModelLifecycle | None = None
+        self.board = ReadyBoard()
         super().__init__(prog="dogbreed")
+
+    def is_ready(self) -> bool:
+        """Whether this worker's model can predict now; asked by `Worker`."""
+        return self._model is not None and self._model.status() is None
 
     def load_config(self) -> None:
         """Called by gunicorn, at the start and on SIGHUP."""
@@ -158,7 +165,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         settings = {
             "bind": f"{environment.host}:{environment.port}",
             "workers": environment.workers,
-            "worker_class": "gthread",
+            "worker_class": Worker,
             "threads": self._slots + _GATHERED + environment.max_waiting + _SPARE_THREADS,
             "timeout": max(environment.request_timeout_s, _MIN_HEARTBEAT_S),
             "graceful_timeout": _STOP_GRACE_S,
@@ -200,6 +207,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
         model = ModelLifecycle(load, stuck_after_s=float(environment.request_timeout_s))
         model.start()
+        self._model = model
         settings = Settings(
             max_payload_bytes=environment.max_payload_bytes,
             default_accept=self._default_accept,
@@ -212,6 +220,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def _forget(self, _arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
         """Called by gunicorn when a worker has ended, however it did."""
+        self.board.write(worker.age, False)
         if self._metrics_folder is not None:
             forget_process(worker.pid, self._metrics_folder)
 
