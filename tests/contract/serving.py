@@ -13,9 +13,10 @@ from dogbreed.labels import Labels
 from dogbreed.preprocessing import PreprocessSpec
 
 
-def save_bundle(root: Path) -> Bundle:
+def save_bundle(root: Path, *, hidden_units: int = 0, classes: int = 7) -> Bundle:
+    """Saves into ``root/model``; a hidden layer makes it as large as a test likes."""
     torch.manual_seed(0)
-    head = HeadSpec(classes=7)
+    head = HeadSpec(classes=classes, hidden_units=hidden_units)
     bundle = Bundle(
         backbone=backbones.TINY,
         head=head,

@@ -14,12 +14,15 @@ Sources: AWS developer guide, your-algorithms-inference-code (TCP accept within 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import os
 import shutil
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +31,20 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from dogbreed import logs
-from dogbreed.environment import SERVING_STOP_GRACE_S, ServingEnvironment, read_serving_environment, share_metrics
-from dogbreed.errors import ConfigurationError
+from dogbreed.environment import (
+    SERVING_STOP_GRACE_S,
+    ServingEnvironment,
+    available_memory_bytes,
+    read_serving_environment,
+    share_metrics,
+)
+from dogbreed.errors import BundleError, ConfigurationError
 from dogbreed.serving import payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.app import Settings, create_app
 from dogbreed.serving.lifecycle import ModelLifecycle
 from dogbreed.serving.metrics import Metrics, forget_process
+from dogbreed.serving.models import ModelRegistry
 from dogbreed.serving.worker import ReadyBoard, Worker
 
 if TYPE_CHECKING:
@@ -83,7 +93,7 @@ def main() -> int:
 
 
 def load_predictor(
-    model: Path,
+    folder: Path,
     metrics: Metrics,
     *,
     max_pixels: int,
@@ -91,10 +101,10 @@ def load_predictor(
     precision: str = "auto",
     streams: int = 1,
 ) -> Predictor:
-    """Imports torch and loads a bundle; runs in a worker's background thread.
+    """Imports torch and loads the bundle in a folder; runs in a worker's background thread.
 
     Args:
-        model: the bundle's folder.
+        folder: of the bundle.
         metrics: are told what is served, and how long it took.
         max_pixels: larger images are refused.
         engine: what computes, one of `environment.ENGINES`.
@@ -114,7 +124,7 @@ def load_predictor(
 
     # Requests run side by side, one thread each: torch's own threads would only fight for the same CPUs.
     torch.set_num_threads(1)
-    bundle = artifacts.load(model)
+    bundle = artifacts.load(folder)
     chosen = choice.choose(
         bundle.build(),
         bundle.preprocessing,
@@ -142,6 +152,41 @@ def load_predictor(
     )
 
 
+def load_now(load: Callable[[], Predictor], *, stuck_after_s: float) -> ModelLifecycle:
+    """A model of a multi-model endpoint, loaded and tested; waits for it.
+
+    Raises:
+        BundleError: it cannot be served; says why.
+        Exception: anything else that loading raised.
+    """
+    raised: list[Exception] = []
+
+    def loading() -> Predictor:
+        try:
+            return load()
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    model = ModelLifecycle(loading, stuck_after_s=stuck_after_s)
+    model.start().join()
+    if raised:
+        raise raised[0]
+    if (reason := model.status()) is not None:
+        raise BundleError(reason)
+    return model
+
+
+def release_memory() -> None:
+    """Gives memory that Python and torch hold and nobody uses back to the system."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+    if trim is not None:
+        trim(0)
+
+
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn, configured from values instead of files and a command line."""
 
@@ -156,8 +201,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(prog="dogbreed")
 
     def is_ready(self) -> bool:
-        """Whether this worker's model can predict now; asked by `Worker`."""
-        return self._model is not None and self._model.status() is None
+        """Whether this worker can predict now; asked by `Worker`. One of many models is ready for any."""
+        return self._environment.multi_model or (self._model is not None and self._model.status() is None)
 
     def load_config(self) -> None:
         """Called by gunicorn, at the start and on SIGHUP."""
@@ -192,22 +237,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         # An answer that would come after the platform has given up is not worth computing.
         patience_s = max(1.0, environment.request_timeout_s - _COMPUTING_S)
         gate = Gate(self._slots, environment.max_waiting, patience_s=patience_s)
-
-        def load() -> Predictor:
-            predictor = load_predictor(
-                environment.paths.model,
-                metrics,
-                max_pixels=environment.max_pixels,
-                engine=environment.engine,
-                precision=environment.precision,
-                streams=self._slots,
-            )
-            gate.widen(min(predictor.concurrent, self._slots + _GATHERED))
-            return predictor
-
-        model = ModelLifecycle(load, stuck_after_s=float(environment.request_timeout_s))
-        model.start()
-        self._model = model
+        model = self._several_models(metrics) if environment.multi_model else self._one_model(metrics, gate)
         settings = Settings(
             max_payload_bytes=environment.max_payload_bytes,
             default_accept=self._default_accept,
@@ -217,6 +247,41 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             item_errors=environment.batch_transform,
         )
         return create_app(model, gate, settings, metrics=metrics)
+
+    def _load(self, folder: Path, metrics: Metrics) -> Predictor:
+        environment = self._environment
+        return load_predictor(
+            folder,
+            metrics,
+            max_pixels=environment.max_pixels,
+            engine=environment.engine,
+            precision=environment.precision,
+            streams=self._slots,
+        )
+
+    def _one_model(self, metrics: Metrics, gate: Gate) -> ModelLifecycle:
+        def load() -> Predictor:
+            predictor = self._load(self._environment.paths.model, metrics)
+            gate.widen(min(predictor.concurrent, self._slots + _GATHERED))
+            return predictor
+
+        self._model = ModelLifecycle(load, stuck_after_s=float(self._environment.request_timeout_s))
+        self._model.start()
+        return self._model
+
+    def _several_models(self, metrics: Metrics) -> ModelRegistry:
+        environment = self._environment
+        return ModelRegistry(
+            lambda folder: load_now(
+                lambda: self._load(folder, metrics), stuck_after_s=float(environment.request_timeout_s)
+            ),
+            root=environment.paths.models,
+            release=release_memory,
+            available_bytes=available_memory_bytes,
+            budget_bytes=environment.models_budget_bytes,
+            evict=environment.evict_models,
+            patience_s=float(environment.request_timeout_s),
+        )
 
     def _forget(self, _arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
         """Called by gunicorn when a worker has ended, however it did."""
