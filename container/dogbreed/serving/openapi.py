@@ -24,6 +24,7 @@ _ERRORS: Mapping[int, str] = {
     415: "The Content-Type carries no images here.",
     500: "A fault of the server; the log has the details under the id in the message.",
     503: "The model is not ready, with the reason, or too many requests wait; Retry-After says when to come back.",
+    504: "The request has waited longer than anybody waits for its answer; Retry-After says when to come back.",
     507: "There is not enough memory for the model or the prediction.",
 }
 
@@ -125,7 +126,7 @@ def _models(max_payload_bytes: int) -> dict[str, object]:
         },
         "/models/{name}/invoke": {
             "parameters": [name],
-            "post": invoke | {"responses": _answers() | _errors(400, 404, 406, 413, 415, 500, 503, 507)},
+            "post": invoke | {"responses": _answers() | _errors(400, 404, 406, 413, 415, 500, 503, 504, 507)},
         },
     }
 
@@ -189,7 +190,7 @@ def _invocations(max_payload_bytes: int) -> Document:
             _header("X-Amzn-SageMaker-Inference-Id", "An id that goes into the log."),
         ],
         "requestBody": {"required": True, "content": bodies},
-        "responses": _answers() | _errors(400, 406, 413, 415, 500, 503),
+        "responses": _answers() | _errors(400, 406, 413, 415, 500, 503, 504),
     }
 
 
