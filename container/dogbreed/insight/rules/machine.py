@@ -11,7 +11,7 @@ Legend: T samples in time, C CPU cores, G GPUs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, ClassVar
@@ -102,16 +102,11 @@ class CPUBottleneck:
 
     def judge(self, evidence: Evidence) -> Verdict:
         """Counts the bottlenecks."""
-        system = evidence.system
-        if system is None or not system.gpus or len(system.gpu) <= self.patience:
-            return _too_few(self, evidence, self.patience + 1, gpu=True)
-        busy = (system.cpu > self.cpu_threshold).any(axis=1)
         return _judge_bottleneck(
             self,
-            idle=(system.gpu < self.gpu_threshold).any(axis=1),
-            held_up=busy,
-            threshold=self.threshold,
-            told=f"a GPU was below {self.gpu_threshold:g} % and a CPU core above {self.cpu_threshold:g} %",
+            evidence,
+            held_up=lambda system: (system.cpu > self.cpu_threshold).any(axis=1),
+            told=f"and a CPU core above {self.cpu_threshold:g} %",
             recommendation="The CPU prepares data too slowly: raise num-workers, use augment=flip or none, smaller "
             "images (make them ahead of training), or an instance with more CPU cores per GPU.",
         )
@@ -139,16 +134,11 @@ class IOBottleneck:
 
     def judge(self, evidence: Evidence) -> Verdict:
         """Counts the bottlenecks."""
-        system = evidence.system
-        if system is None or not system.gpus or len(system.gpu) <= self.patience:
-            return _too_few(self, evidence, self.patience + 1, gpu=True)
         return _judge_bottleneck(
             self,
-            idle=(system.gpu < self.gpu_threshold).any(axis=1),
-            held_up=system.iowait > self.io_threshold,
-            threshold=self.threshold,
-            told=f"a GPU was below {self.gpu_threshold:g} % while the CPU waited for input and output more than "
-            f"{self.io_threshold:g} % of the time",
+            evidence,
+            held_up=lambda system: system.iowait > self.io_threshold,
+            told=f"while the CPU waited for input and output more than {self.io_threshold:g} % of the time",
             recommendation="Use File instead of FastFile mode, an instance with local NVMe, or fewer, larger files.",
         )
 
@@ -565,21 +555,25 @@ def system_usage(system: SystemSamples) -> dict[str, dict[str, float | str]]:
 
 def _judge_bottleneck(
     rule: CPUBottleneck | IOBottleneck,
+    evidence: Evidence,
     *,
-    idle: Any,  # noqa: ANN401  numpy's stubs lose the type of a comparison
-    held_up: Any,  # noqa: ANN401  bool [T], both
-    threshold: float,
+    held_up: Callable[[SystemSamples], Any],  # bool [T]; numpy's stubs lose the type of a comparison
     told: str,
     recommendation: str,
 ) -> Verdict:
-    count, samples = int((idle & held_up).sum()), len(idle)
+    """Counts the samples at which a GPU idled and the CPU was held up."""
+    system = evidence.system
+    if system is None or not system.gpus or len(system.gpu) <= rule.patience:
+        return _too_few(rule, evidence, rule.patience + 1, gpu=True)
+    idle = (system.gpu < rule.gpu_threshold).any(axis=1)
+    count, samples = int((idle & held_up(system)).sum()), len(system.gpu)
     share = 100 * count / samples
-    broken = share > threshold
+    broken = share > rule.threshold
     return verdict(
         rule,
         Status.ISSUES_FOUND if broken else Status.NO_ISSUES_FOUND,
-        evidence=f"In {count} of {times(samples, 'sample')}, {share:.3g} %, {told} (tolerated in {threshold:g} %). The "
-        f"GPUs idled in {int(idle.sum())} samples.",
+        evidence=f"In {count} of {times(samples, 'sample')}, {share:.3g} %, a GPU was below {rule.gpu_threshold:g} % "
+        f"{told} (tolerated in {rule.threshold:g} %). The GPUs idled in {int(idle.sum())} samples.",
         recommendation=recommendation if broken else "",
         violations=count if broken else 0,
         datapoints=samples,
