@@ -234,6 +234,10 @@ def test_a_number_of_many_digits_is_refused(digits):
             "instead, trainable=last_stage, or cache=false",
         ),
         (
+            {"insight": "false", "stop-on": "Overfit"},
+            "stop-on=Overfit needs the rules, which insight=false leaves out; give insight=true",
+        ),
+        (
             {"augment": "randaugment+crop+trivialaugment"},
             "augment=randaugment+crop+trivialaugment names two policies; give trivialaugment or randaugment",
         ),
