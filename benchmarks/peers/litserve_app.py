@@ -1,4 +1,5 @@
 """LitServe: `usual` with its defaults and the usual preparation, `ours` with our engine and decoder and all CPUs.
+
 LitServe looks at the annotation of a request itself, so annotations are not put off here.
 """
 
