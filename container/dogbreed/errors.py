@@ -64,6 +64,13 @@ class UnreadableImageError(RequestError):
     code = "unreadable_image"
 
 
+class SlowClientError(RequestError):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "too_slow"
+
+
 class PayloadTooLargeError(RequestError):
     """The body, or the number of images in it, is over the limit."""
 

@@ -28,7 +28,7 @@ from dogbreed import logs
 from dogbreed.errors import ModelNotFoundError, NotReadyError, PayloadTooLargeError, RequestError
 from dogbreed.serving import answers, connection, emf, multimodel, openapi, payload
 from dogbreed.serving.admission import Gate
-from dogbreed.serving.bodies import read_body
+from dogbreed.serving.bodies import Bodies
 from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.models import Model, ModelRegistry
 from dogbreed.serving.payload import Item
@@ -63,6 +63,8 @@ class Settings:
         concurrent: requests that this server computes at once, told to batch transform.
         page: serve the page for trying a photo at `/`, and the description of the routes at `/openapi.json`.
         emf_namespace: log each invocation for CloudWatch as well, into this namespace; None does not.
+        body_patience_s: seconds that one body may take to arrive.
+        max_bodies: that are read at once; None is any number.
         item_errors: a bad image is an entry of a 200 and no 4xx, as a batch transform wants it.
     """
 
@@ -72,6 +74,8 @@ class Settings:
     page: bool = False
     emf_namespace: str | None = None
     item_errors: bool = False
+    body_patience_s: float = float("inf")
+    max_bodies: int | None = None
 
 
 def create_app(
@@ -92,7 +96,8 @@ def create_app(
         clock: seconds, for the log and the metrics.
     """
     counts = metrics or Metrics()
-    desk = _Desk(gate, settings, counts)
+    bodies = Bodies(settings.max_payload_bytes, patience_s=settings.body_patience_s, at_once=settings.max_bodies)
+    desk = _Desk(gate, settings, counts, bodies)
     app = Flask(__name__, static_folder=None)
     # Refuses by Content-Length before anything is read.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_bytes
@@ -153,10 +158,11 @@ class _Desk:
     gate: Gate
     settings: Settings
     counts: Metrics
+    bodies: Bodies
 
     def answer(self, model: Model) -> Response:
         # The body is read before anything is refused: a client that is still sending would miss the answer.
-        body = read_body(self.settings.max_payload_bytes)
+        body = self.bodies.read()
         options = payload.read_options(request.headers.get(_ATTRIBUTES))
         content_type = request.headers.get("Content-Type")
         lines_in = payload.media_type(content_type) == payload.JSON_LINES
@@ -208,10 +214,10 @@ def _add_several(app: Flask, models: ModelRegistry, desk: _Desk) -> None:
 
     @app.post(_INVOCATIONS)
     def invocations() -> Response:
-        read_body(desk.settings.max_payload_bytes)
+        desk.bodies.read()
         raise ModelNotFoundError("this endpoint serves several models; ask one of them at /models/NAME/invoke")
 
-    multimodel.add_routes(app, models, desk.answer, desk.counts, desk.settings.max_payload_bytes)
+    multimodel.add_routes(app, models, desk.answer, desk.counts, desk.bodies)
 
 
 def _add_page(app: Flask, settings: Settings, *, multi_model: bool) -> None:

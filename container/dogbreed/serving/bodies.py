@@ -1,45 +1,126 @@
-"""Reading a request's body, whatever the client and the WSGI server do meanwhile."""
+"""Reading a request's body, whatever the client and the WSGI server do meanwhile.
+
+A thread that reads waits for its client. The socket's own timeout ends a client that sends nothing; one that sends a
+byte a second is ended by a deadline for the whole body, and no more bodies are read at once than leave threads for
+`/ping`. Source: RFC 9110, 15.5.9 (408).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from dogbreed.errors import RequestError
+from dogbreed.errors import RequestError, ServerBusyError, SlowClientError
+
+# gunicorn's name for the connection; elsewhere there is none, and the deadline is the server's affair.
+_SOCKET = "gunicorn.socket"
+_TICK_S = 1.0
 
 
-def read_body(limit_bytes: int) -> bytes:
-    """The whole body.
+class Bodies:
+    """Reads bodies. Thread-safe.
 
-    Raises:
-        RequestEntityTooLarge: it is longer than the limit.
-        RequestError: it cannot be read.
+    Args:
+        limit_bytes: longer ones are refused.
+        patience_s: for one whole body.
+        at_once: that may be read at the same time; None is any number.
+        tick_s: between two looks at who is late.
+        clock: seconds, monotonic.
     """
-    try:
-        body = request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise
-    except Exception as error:  # each WSGI server has exceptions of its own for these
-        raise RequestError("the body cannot be read: it is malformed, broke off or stalled") from error
-    # Of a chunked body over the limit, Werkzeug 3.1 returns the first bytes as if they were all (LimitedStream).
-    if len(body) == limit_bytes and request.input_stream.read(1):
-        raise RequestEntityTooLarge
-    return body
 
+    def __init__(
+        self,
+        limit_bytes: int,
+        *,
+        patience_s: float = float("inf"),
+        at_once: int | None = None,
+        tick_s: float = _TICK_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit_bytes = limit_bytes
+        self._patience_s = patience_s
+        self._at_once = at_once
+        self._tick_s = tick_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._read: dict[object, tuple[float, socket.socket | None]] = {}
+        self._late: set[object] = set()
+        self._watch: threading.Thread | None = None
 
-def read_strings(limit_bytes: int, *names: str) -> list[str]:
-    """Named strings of the JSON object in the body.
+    def read(self) -> bytes:
+        """The body of the request in hand.
 
-    Raises:
-        RequestEntityTooLarge: it is longer than the limit.
-        RequestError: it is something else.
-    """
-    try:
-        document = json.loads(read_body(limit_bytes))
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is not JSON: {error}") from error
-    if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in names):
-        raise RequestError(f"the body must be a JSON object with the strings {', '.join(names)}")
-    return [document[name] for name in names]
+        Raises:
+            RequestEntityTooLarge: it is longer than the limit.
+            ServerBusyError: too many are being read.
+            SlowClientError: it took too long.
+            RequestError: it cannot be read.
+        """
+        with self._watched():
+            try:
+                body = request.get_data(cache=False)
+            except RequestEntityTooLarge:
+                raise
+            except Exception as error:  # each WSGI server has exceptions of its own for these
+                raise RequestError("the body cannot be read: it is malformed, broke off or stalled") from error
+            # Of a chunked body over the limit, Werkzeug 3.1 returns the first bytes as if they were all.
+            if len(body) == self._limit_bytes and request.input_stream.read(1):
+                raise RequestEntityTooLarge
+            # gunicorn calls its stream terminated, so that Werkzeug does not count.
+            if request.content_length is not None and len(body) < request.content_length:
+                raise RequestError(f"the body broke off after {len(body)} of {request.content_length} bytes")
+        return body
+
+    def read_strings(self, *names: str) -> list[str]:
+        """Named strings of the JSON object in the body; raises as `read` does, and RequestError for anything else."""
+        try:
+            document = json.loads(self.read())
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"the body is not JSON: {error}") from error
+        if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in names):
+            raise RequestError(f"the body must be a JSON object with the strings {', '.join(names)}")
+        return [document[name] for name in names]
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        connection = request.environ.get(_SOCKET)
+        key = object()
+        with self._lock:
+            if self._at_once is not None and len(self._read) >= self._at_once:
+                raise ServerBusyError(f"{len(self._read)} requests are still being received; try again later")
+            self._read[key] = (self._clock() + self._patience_s, connection)
+            # Not in the constructor: a process that forks would leave the thread behind.
+            if self._watch is None and connection is not None:
+                self._watch = threading.Thread(target=self._look, name="slow-clients", daemon=True)
+                self._watch.start()
+        try:
+            yield
+        except RequestError as error:
+            if key in self._late:
+                raise SlowClientError(f"the body did not arrive within {self._patience_s:g} seconds") from error
+            raise
+        finally:
+            with self._lock:
+                del self._read[key]
+                self._late.discard(key)
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(self._tick_s)
+            with self._lock:
+                for key, (deadline_s, connection) in self._read.items():
+                    if deadline_s > self._clock():  # the others began later
+                        break
+                    if connection is not None and key not in self._late:
+                        self._late.add(key)
+                        # The thread that waits in recv gets an end of file; an answer can still be sent.
+                        with contextlib.suppress(OSError):
+                            connection.shutdown(socket.SHUT_RD)

@@ -13,7 +13,7 @@ from flask import Flask, Response, request
 
 from dogbreed.errors import RequestError
 from dogbreed.serving import payload
-from dogbreed.serving.bodies import read_strings
+from dogbreed.serving.bodies import Bodies
 from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.models import Described, Model, ModelRegistry
 
@@ -21,7 +21,7 @@ INVOKE = "/models/<path:name>/invoke"
 
 
 def add_routes(
-    app: Flask, models: ModelRegistry, answer: Callable[[Model], Response], counts: Metrics, max_payload_bytes: int
+    app: Flask, models: ModelRegistry, answer: Callable[[Model], Response], counts: Metrics, bodies: Bodies
 ) -> None:
     """Adds `/models` and what is below it.
 
@@ -30,12 +30,12 @@ def add_routes(
         models: what is loaded.
         answer: makes a request for predictions an answer of this model.
         counts: are told how many models are loaded.
-        max_payload_bytes: of a body.
+        bodies: reads those of requests.
     """
 
     @app.post("/models")
     def load() -> Response:
-        name, url = read_strings(max_payload_bytes, "model_name", "url")
+        name, url = bodies.read_strings("model_name", "url")
         models.load(name, url)
         counts.holds(models.count())
         return _json({"status": f"model {name!r} is loaded"})

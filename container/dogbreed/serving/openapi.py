@@ -19,6 +19,7 @@ _ERRORS: Mapping[int, str] = {
     400: "An image that cannot be decoded, a body or an option that cannot be read.",
     404: "No model of that name is loaded.",
     406: "No type in Accept can be produced.",
+    408: "The body did not arrive in time.",
     409: "A model of that name is loaded already, or is being loaded.",
     413: "The body is larger, or holds more images, than allowed.",
     415: "The Content-Type carries no images here.",
@@ -98,14 +99,14 @@ def _models(max_payload_bytes: int) -> dict[str, object]:
         "/invocations": {
             "post": {
                 "summary": "No model in particular, so none.",
-                "responses": _errors(400, 404, 413, 500),
+                "responses": _errors(400, 404, 408, 413, 500, 503),
             }
         },
         "/models": {
             "post": {
                 "summary": "Load a model; answered when it can predict.",
                 "requestBody": {"required": True, "content": _content(payload.JSON, asked)},
-                "responses": _success(status) | _errors(400, 409, 413, 500, 507),
+                "responses": _success(status) | _errors(400, 408, 409, 413, 500, 503, 507),
             },
             "get": {
                 "summary": "The loaded models, by name.",
@@ -126,7 +127,7 @@ def _models(max_payload_bytes: int) -> dict[str, object]:
         },
         "/models/{name}/invoke": {
             "parameters": [name],
-            "post": invoke | {"responses": _answers() | _errors(400, 404, 406, 413, 415, 500, 503, 504, 507)},
+            "post": invoke | {"responses": _answers() | _errors(400, 404, 406, 408, 413, 415, 500, 503, 504, 507)},
         },
     }
 
@@ -190,7 +191,7 @@ def _invocations(max_payload_bytes: int) -> Document:
             _header("X-Amzn-SageMaker-Inference-Id", "An id that goes into the log."),
         ],
         "requestBody": {"required": True, "content": bodies},
-        "responses": _answers() | _errors(400, 406, 413, 415, 500, 503, 504),
+        "responses": _answers() | _errors(400, 406, 408, 413, 415, 500, 503, 504),
     }
 
 

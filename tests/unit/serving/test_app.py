@@ -290,7 +290,7 @@ def test_a_request_keeps_the_id_that_its_caller_gave_it(client, model, caplog, n
     assert "id=Root=1-2;trace" in caplog.text
 
 
-@pytest.mark.parametrize("value", ["", "a b", "x" * 129, "caf\xe9"])
+@pytest.mark.parametrize("value", ["", "a b", "x" * 129, "na\xefve"])
 def test_an_id_that_is_not_fit_for_a_log_is_replaced(client, value):
     response = client.get("/ping", headers={"X-Request-Id": value})
     assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-Id"])
