@@ -176,6 +176,28 @@ def test_clients_that_send_a_byte_a_second_take_no_slot(server: Server) -> None:
             connection.close()
 
 
+def test_clients_that_send_a_byte_a_second_are_ended_and_leave_threads_for_ping(tmp_path: Path) -> None:
+    """More of them than the server has threads; each has two seconds for its body."""
+    save_bundle(tmp_path)
+    besieged = start(tmp_path, SAGEMAKER_MODEL_SERVER_TIMEOUT="2", DOGBREED_MAX_WAITING="1")
+    slow = []
+    try:
+        besieged.wait(is_ready)
+        for _ in range(30):
+            connection = socket.create_connection(("127.0.0.1", besieged.port), timeout=PATIENCE_S)
+            connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx")
+            slow.append(connection)
+        assert besieged.send("GET", "/ping").status == 200
+        answers = [connection.recv(100).split(b" ", 2)[1] for connection in slow]
+        assert set(answers) == {b"408", b"503"}
+        assert besieged.send("POST", "/invocations", JPEG).status == 200
+        assert "Traceback" not in besieged.log
+    finally:
+        for connection in slow:
+            connection.close()
+        stop_hard(besieged)
+
+
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [

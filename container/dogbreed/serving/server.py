@@ -59,6 +59,8 @@ _STOP_GRACE_S = SERVING_STOP_GRACE_S - 5
 _STALLED_CLIENT_S = 20
 # Threads beyond the requests that run or wait: for /ping, for bodies on their way in and for refusals.
 _SPARE_THREADS = 16
+# Of these, what is left for /ping and for refusals when slow clients hold all others.
+_PING_THREADS = 8
 # Requests beyond the CPUs that are let in where an engine is quicker with several images at once.
 _GATHERED = 32
 # Of a request's time, what is left for computing when it has waited as long as it may.
@@ -198,6 +200,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._slots = max(1, environment.cpus // environment.workers)
         self._model: ModelLifecycle | None = None
         self.board = ReadyBoard()
+        self._threads = self._slots + _GATHERED + environment.max_waiting + _SPARE_THREADS
         super().__init__(prog="dogbreed")
 
     def is_ready(self) -> bool:
@@ -211,7 +214,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "bind": f"{environment.host}:{environment.port}",
             "workers": environment.workers,
             "worker_class": Worker,
-            "threads": self._slots + _GATHERED + environment.max_waiting + _SPARE_THREADS,
+            "threads": self._threads,
             "timeout": max(environment.request_timeout_s, _MIN_HEARTBEAT_S),
             "graceful_timeout": _STOP_GRACE_S,
             "keepalive": _KEEP_ALIVE_S,
@@ -245,6 +248,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             page=environment.page,
             emf_namespace=environment.emf_namespace,
             item_errors=environment.batch_transform,
+            body_patience_s=float(environment.request_timeout_s),
+            max_bodies=self._threads - _PING_THREADS,
         )
         return create_app(model, gate, settings, metrics=metrics)
 
