@@ -22,7 +22,9 @@ def terminated(request):
 
 
 def read(bodies, stream, length, connection=None, *, terminated=False):
-    environ = {"wsgi.input": stream, "CONTENT_LENGTH": str(length), "wsgi.input_terminated": terminated}
+    environ = {"wsgi.input": stream, "CONTENT_LENGTH": str(length)}
+    if terminated:  # Werkzeug looks whether it is there
+        environ["wsgi.input_terminated"] = True
     if connection is not None:
         environ["gunicorn.socket"] = connection
     with APP.test_request_context("/", method="POST", environ_overrides=environ):
