@@ -37,6 +37,8 @@ UNUSED = (
     "nvidia/**/libpcsamplingutil.so",
     # A package's tests of itself.
     "pandas/tests",
+    # Tells the makers of OpenVINO that it is used, over the network.
+    "openvino_telemetry",
 )
 
 

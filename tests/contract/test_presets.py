@@ -11,10 +11,15 @@ import torchvision
 from tests.conftest import OptMl
 
 from dogbreed import artifacts
+from dogbreed.insight.rules import registry
 from dogbreed.presets import PRESETS
 from dogbreed.training import job
 
-SMALL = {"pretrained": "false", "image-size": "32", "epochs": "1", "num-workers": "0"}
+# Every rule there is, so also those that the projects behind the recipes asked for: Overfit, Overtraining,
+# VanishingGradient, PoorWeightInitialization, LossNotDecreasing, LowGPUUtilization and the profiler's report.
+SELECTING = ("AllZero", "UnchangedTensor", "TensorVariance")
+EVERY_RULE = ",".join(f"{name}:collection_names=weights" if name in SELECTING else name for name in registry.RULES)
+SMALL = {"rules": EVERY_RULE, "pretrained": "false", "image-size": "32", "epochs": "1", "num-workers": "0"}
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -38,6 +43,7 @@ def test_a_preset_trains(in_process: OptMl, drawn_data: Path, tmp_path: Path, na
             value = bundle.hyperparameters[key]
             assert value == type(value)(text)
     rules = in_process.root / "output" / "data" / "insight" / "rules"
-    statuses = [json.loads(file.read_text())["Status"] for file in rules.glob("*.json")]
-    assert statuses
-    assert "Error" not in statuses
+    statuses = {file.stem: json.loads(file.read_text())["Status"] for file in rules.glob("*.json")}
+    assert statuses.keys() == set(registry.RULES)
+    assert "Error" not in statuses.values(), statuses
+    assert {"NoIssuesFound", "IssuesFound"} >= {statuses["ExplodingTensor"], statuses["OverallFrameworkMetrics"]}
