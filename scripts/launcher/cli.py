@@ -33,7 +33,11 @@ from scripts.launcher.errors import LaunchError
 from scripts.launcher.plan import as_json
 
 # In the order of the help.
-_COMMANDS = ("upload", "tune", "train", "report", "deploy", "predict", "transform", "delete", "status", "logs", "stop")
+_COMMANDS = (
+    *("upload", "tune", "train", "report"),
+    *("deploy", "predict", "transform", "api", "delete"),
+    *("status", "logs", "stop"),
+)
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _EPILOG = """\
