@@ -346,7 +346,7 @@ def _explain(error: ClientError, endpoint: str) -> RefusedError:
         found, passing = (429, "throttled", f"endpoint {endpoint} gets too many requests; try again"), True
     elif status >= 500:
         found, passing = (503, "unavailable", f"endpoint {endpoint} is not available; try again"), True
-    elif status == 404 or "not found" in text.lower():
+    elif status == 404 or any(words in text.lower() for words in ("not found", "could not find")):
         message = f"endpoint {endpoint} does not exist or is not in service; whoever runs this API must deploy it"
         found = (503, "endpoint_missing", message)
     elif status == 413:

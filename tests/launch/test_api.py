@@ -655,17 +655,26 @@ def test_the_gateways_resources_are_requests_that_api_gateway_takes(mock_aws: Ca
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-@pytest.mark.parametrize("form", [False, True])
-def test_what_curl_sends_is_understood(platform: Platform, files: list[str], form: bool) -> None:
-    """The guide's commands, less the signature."""
+@pytest.mark.parametrize("kind", ["image", "json", "form"])
+def test_what_curl_sends_is_understood(
+    platform: Platform, files: list[str], images: list[bytes], tmp_path: Path, kind: str
+) -> None:
+    """The guide's commands. curl signs files, but no forms: their signature is that of an empty body."""
+    (tmp_path / "batch.json").write_text(as_json(images[:3])["body"])
+    sign = ["--aws-sigv4", f"aws:amz:{REGION}:execute-api", "--user", "test:test"]
+    commands = {
+        "image": ["--data-binary", f"@{files[0]}", "-H", "Content-Type: image/jpeg", *sign],
+        "json": ["--data-binary", f"@{tmp_path / 'batch.json'}", "-H", "Content-Type: application/json", *sign],
+        "form": [part for file in files[:3] for part in ("-F", f"images=@{file}")],
+    }
     gateway = Api()
     with http_server(gateway.reply) as url:
-        what = (
-            [part for file in files[:3] for part in ("-F", f"images=@{file}")]
-            if form
-            else ["-H", "Content-Type: image/jpeg", "--data-binary", f"@{files[0]}"]
-        )
         done = subprocess.run(
-            ["curl", "--silent", "--noproxy", "*", *what, f"{url}/classify?top_k=1"], capture_output=True, timeout=60
+            ["curl", "--silent", "--noproxy", "*", *commands[kind], f"{url}/classify?top_k=1"],
+            capture_output=True,
+            timeout=60,
         )
-    assert len(json.loads(done.stdout)["predictions"]) == (3 if form else 1)
+    assert len(json.loads(done.stdout)["predictions"]) == (1 if kind == "image" else 3)
+    ((path, headers, body),) = gateway.asked
+    if kind != "form":
+        assert signature(path, headers, body) == headers["authorization"].rpartition("Signature=")[2]

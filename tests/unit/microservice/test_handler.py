@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -281,6 +283,7 @@ def test_no_request_is_a_fault_of_ours(content_type: str, body: bytes | str) -> 
         (container(413, "<html>"), 413, "endpoint_refused", "with status 413"),
         (container(500, '{"error": {"code": "internal_error", "message": "m"}}'), 502, "endpoint_failed", "its log"),
         (refusal("ValidationError", "Endpoint dogs of account 1 not found."), 503, "endpoint_missing", "dogs does not"),
+        (refusal("ValidationError", 'Could not find endpoint "dogs".'), 503, "endpoint_missing", "must deploy it"),
         (refusal("ResourceNotFound", "gone", 404), 503, "endpoint_missing", "must deploy it"),
         (refusal("ValidationError", "Variant x"), 502, "endpoint_refused", "ValidationError"),
         (refusal("AccessDeniedException", "no", 403), 502, "not_allowed", "role may not call"),
@@ -340,6 +343,19 @@ def test_what_is_not_answered_in_time_is_said_before_lambda_ends_the_function(ru
     assert (status, document["error"]["code"]) == (504, "timeout")
 
 
+def test_the_endpoint_is_not_asked_any_more_when_the_answer_is_given(runtime: Runtime) -> None:
+    leave = threading.Event()
+    names = [b"%d" % index for index in range(10)]
+    runtime.answers = dict.fromkeys(names, lambda: leave.wait(30) and None)
+    assert call(as_json(names), remaining_ms=1600)[0] == 504
+    asked = len(runtime.asked)
+    leave.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(30)
+    assert len(runtime.asked) == asked < len(names)
+
+
 def test_a_fault_that_is_no_images_own_answers_the_whole_batch(runtime: Runtime, slept: list[float]) -> None:
     missing = refusal("ValidationError", "Endpoint dogs of account 1 not found.")
     runtime.answers = {b"a": missing, b"b": missing}
@@ -358,6 +374,23 @@ def test_a_fault_of_ours_is_a_500_with_an_id_that_is_in_the_log(runtime: Runtime
     assert "secret" not in json.dumps(document)
     assert "RuntimeError: secret" in caplog.text
     assert Context().aws_request_id in caplog.text
+
+
+def test_the_function_needs_nothing_but_boto3() -> None:
+    """It is deployed as one file, onto a Python that brings boto3 with it."""
+    tree = ast.parse(Path(handler.__file__).read_text(encoding="utf-8"))
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [str(node.module)]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported - sys.stdlib_module_names == {"boto3", "botocore"}
 
 
 @pytest.fixture(scope="module")
