@@ -601,6 +601,9 @@ def test_the_template_is_not_too_long_to_be_sent_with_the_request() -> None:
 
 
 def test_the_same_code_is_the_same_zip() -> None:
+    """Whenever it is packed: a date in it would be a change to deploy."""
+    with zipfile.ZipFile(io.BytesIO(api_command.package())) as archive:
+        assert only(archive.infolist()).date_time == (1980, 1, 1, 0, 0, 0)
     assert api_command.package() == api_command.package()
 
 

@@ -47,7 +47,7 @@ _URL = "${DescribeStacks.Outputs.Url}"
 _CODE_BUCKET = "${DescribeStacks.Parameters.CodeBucket}"
 _CODE_KEY = "${ListObjectsV2.Contents[].Key}"
 _ANY_IMAGE = "application/octet-stream"
-# The year of a zip's first possible date: the same code is the same file, whenever it is packed.
+# The first date that a zip can hold: the same code is the same file, whenever it is packed.
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _SHOWN_CHARACTERS = 300
 
