@@ -43,7 +43,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help install demo train tune serve predict test lint fmt lock build push stack local-train local-serve \
+.PHONY: help install demo train tune serve predict evaluate test lint fmt lock build push stack local-train local-serve \
   test-image bench-training bench-loader bench-passes bench-memory bench-serving bench-insight clean
 
 help: ## Print this
@@ -101,6 +101,12 @@ serve: $(INSTALLED) ## Serve ML/model on 127.0.0.1:PORT
 
 predict: ## Send the photo IMAGE to the server on PORT
 	@local_test/predict.sh "$$IMAGE"
+
+MODEL ?= $(ML)/model
+EVALUATE_FLAGS ?=
+evaluate: $(INSTALLED) ## Measure MODEL, which is ML's bundle, on the labelled folder DATA (EVALUATE_FLAGS)
+	@[[ -n "$$DATA" ]] || { echo "name the photos: make evaluate DATA=folder/with/one/folder/per/class" >&2; exit 1; }
+	@$(BIN)/python scripts/launch.py evaluate "$$DATA" --model '$(MODEL)' $(EVALUATE_FLAGS)
 
 test: $(INSTALLED) ## Run the unit, contract, launcher and, where there is a Chromium, browser tests
 	@$(BIN)/pytest -q -n logical tests/unit tests/contract tests/launch tests/browser

@@ -35,7 +35,7 @@ from scripts.launcher.plan import as_json
 # In the order of the help.
 _COMMANDS = (
     *("upload", "tune", "train", "report"),
-    *("deploy", "predict", "transform", "api", "delete"),
+    *("deploy", "predict", "evaluate", "transform", "api", "delete"),
     *("status", "logs", "stop"),
 )
 

@@ -1,4 +1,4 @@
-"""Small SVG charts for the report: lines over epochs, and a confusion matrix.
+"""Small SVG charts for the pages: lines over epochs, a confusion matrix, histograms, calibration.
 
 Numbers in, markup out: every text is escaped here, so a template may print the result as it is. Colours are left to the
 page's style sheet through classes and the variables named beside them, which is how one chart serves light and dark:
@@ -7,7 +7,7 @@ page's style sheet through classes and the variables named beside them, which is
     .line .dot with .tone1 .tone2   a series (--tone1, --tone2); the last one is tone2, the one before it tone1 and
                                     dashed, so colour is not all
     .k1 ... .k8                     one of three series or more, a slice of a ring (--k1 ... --k8)
-    .column                         a bar of a histogram
+    .column .mark                   a bar of a histogram, and a level drawn across it
     .hit .miss .on-strong           cells on and off the diagonal, and numbers on a dark cell
 
 Knows nothing of jobs or files. Units are those of the view box; the page scales it to the width that it has.
@@ -222,6 +222,68 @@ def column_chart(title: str, edges: Sequence[float], counts: Sequence[int], *, x
             )
     parts += [_text(across(x), _HEIGHT - _BOTTOM + 19, f"{x:g}", "tick", "middle") for x in x_ticks]
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "axis", "middle"))
+    return _svg("chart", _WIDTH, _HEIGHT, title, parts)
+
+
+def reliability_diagram(title: str, bins: Sequence[tuple[float, float, int, float, float]]) -> Markup:
+    """How often answers of each probability are right: columns, and a mark where their probability is.
+
+    Args:
+        title: read by screen readers.
+        bins: low and high edge, answers, their mean probability and accuracy, all but the number in [0, 1]; a bin
+            without answers is left out.
+
+    Returns:
+        An `svg` element; empty when every bin is.
+    """
+    filled = [one for one in bins if one[2]]
+    if not filled:
+        return Markup("")
+
+    def across(x: float) -> float:
+        return round(_LEFT + x * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    def down(y: float) -> float:
+        return round(_HEIGHT - _BOTTOM - y * (_HEIGHT - _TOP - _BOTTOM), 1)
+
+    ticks = [index / 5 for index in range(6)]
+    parts = [
+        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(across(0), across(1), down(y), down(y))
+        + _text(_LEFT - 8, down(y) + 4, f"{y:.0%}", "tick", "end")
+        for y in ticks
+    ]
+    for low, high, count, confidence, accuracy in filled:
+        parts.append(
+            Markup(
+                '<g><title>{} answers: {:.1%} sure, {:.1%} right</title><rect class="column" x="{}" y="{}" width="{}" '
+                'height="{}"/><line class="mark" x1="{}" x2="{}" y1="{}" y2="{}"/></g>'
+            ).format(
+                count,
+                confidence,
+                accuracy,
+                across(low) + 1,
+                down(accuracy),
+                round(across(high) - across(low) - 2, 1),
+                round(down(0) - down(accuracy), 1),
+                across(low) + 1,
+                across(high) - 1,
+                down(confidence),
+                down(confidence),
+            )
+        )
+    parts.append(
+        Markup('<line class="best" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(across(0), across(1), down(0), down(1))
+    )
+    parts += [_text(across(x), _HEIGHT - _BOTTOM + 19, f"{x:.0%}", "tick", "middle") for x in ticks]
+    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, "probability of the answer", "axis", "middle"))
+    parts.append(
+        Markup('<rect class="column" x="{}" y="6" width="22" height="11"/>').format(_LEFT)
+        + _text(_LEFT + 28, 16, "right", "key", "start")
+        + Markup('<line class="mark" x1="{}" x2="{}" y1="12" y2="12"/>').format(_LEFT + 88, _LEFT + 110)
+        + _text(_LEFT + 116, 16, "how sure it was", "key", "start")
+        + Markup('<line class="best" x1="{}" x2="{}" y1="12" y2="12"/>').format(_LEFT + 244, _LEFT + 266)
+        + _text(_LEFT + 272, 16, "if both agreed", "key", "start")
+    )
     return _svg("chart", _WIDTH, _HEIGHT, title, parts)
 
 

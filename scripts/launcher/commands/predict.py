@@ -21,6 +21,7 @@ import argparse
 import http.client
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,11 +71,12 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one image: predictions, or an error."""
+    """What became of one image: predictions, or an error; and the seconds from the request to it, waits included."""
 
     image: str
     predictions: Sequence[dict[str, Any]] = ()
     error: RefusedError | None = None
+    seconds: float = 0.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +104,7 @@ def needs_region(arguments: argparse.Namespace) -> bool:
 
 def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     """One request per image; looks into folders."""
-    _look_here(arguments)
+    look_here(arguments)
     # With --url there is no name, and what stands in its place is the first file.
     given = [arguments.target, *arguments.files] if arguments.url else arguments.files
     if not arguments.url and arguments.target is None:
@@ -113,7 +115,7 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     return [_call(arguments, file) for file in files]
 
 
-def _look_here(arguments: argparse.Namespace) -> None:
+def look_here(arguments: argparse.Namespace) -> None:
     """Puts the address of a local endpoint where --url has its own, and the name out of the way."""
     if arguments.url or arguments.target is None:
         if arguments.url and arguments.local:
@@ -137,8 +139,7 @@ def run(calls: Sequence[Call], context: Context) -> int:
     arguments = context.arguments
     answered: list[Answer] = []
     failed = 0
-    ask = _through_http if arguments.url else _through(context.aws)
-    answers = _answers(calls, lambda call: _patiently(lambda: ask(call), context.sleep), arguments.parallel)
+    answers = ask_all(calls, context, arguments.parallel)
     silent = len(calls) == 1 or not sys.stderr.isatty()
     for answer in tqdm(answers, total=len(calls), unit="image", leave=False, disable=silent):
         failed += answer.error is not None
@@ -151,6 +152,43 @@ def run(calls: Sequence[Call], context: Context) -> int:
     if failed:
         context.say(f"{failed} of {len(calls)} images were not answered")
     return 1 if failed else 0
+
+
+def ask_all(calls: Sequence[Call], context: Context, parallel: int) -> Iterator[Answer]:
+    """Sends requests that `request` made, several at once, and yields the answers in order.
+
+    Raises:
+        LaunchError: what would happen to every other image as well.
+    """
+    over_http = any(call.service == HTTP for call in calls)
+    ask = _through_http if over_http else _through(context.aws)
+    return _answers(calls, lambda call: _patiently(lambda: ask(call), context.sleep), parallel)
+
+
+def request(
+    file: Path, *, attributes: str, url: str | None = None, endpoint: str | None = None, content_type: str | None = None
+) -> Call:
+    """One image to a server, or to an endpoint.
+
+    Args:
+        file: whose content is sent.
+        attributes: the container's options, `top_k=3`.
+        url: of a server; or else
+        endpoint: by name.
+        content_type: default by the file's ending.
+    """
+    suffix = file.suffix.lower()
+    content_type = content_type or hosting.IMAGE_SUFFIXES.get(suffix)
+    content_type = content_type or (_JSON if suffix == ".json" else _ANY_IMAGE)
+    parameters: dict[str, Any] = {
+        "ContentType": content_type,
+        "Accept": _JSON,
+        "CustomAttributes": attributes,
+        "Body": file,
+    }
+    if url:
+        return Call(HTTP, "POST", {"Url": f"{url.rstrip('/')}/invocations", **parameters})
+    return Call("sagemaker-runtime", "InvokeEndpoint", {"EndpointName": endpoint, **parameters})
 
 
 def _files(given: Iterable[str]) -> Iterator[Path]:
@@ -167,18 +205,13 @@ def _files(given: Iterable[str]) -> Iterator[Path]:
 
 
 def _call(arguments: argparse.Namespace, file: Path) -> Call:
-    suffix = file.suffix.lower()
-    content_type = arguments.content_type or hosting.IMAGE_SUFFIXES.get(suffix)
-    content_type = content_type or (_JSON if suffix == ".json" else _ANY_IMAGE)
-    request: dict[str, Any] = {
-        "ContentType": content_type,
-        "Accept": _JSON,
-        "CustomAttributes": f"top_k={arguments.top_k}",
-        "Body": file,
-    }
-    if arguments.url:
-        return Call(HTTP, "POST", {"Url": f"{arguments.url.rstrip('/')}/invocations", **request})
-    return Call("sagemaker-runtime", "InvokeEndpoint", {"EndpointName": arguments.target, **request})
+    return request(
+        file,
+        attributes=f"top_k={arguments.top_k}",
+        url=arguments.url,
+        endpoint=arguments.target,
+        content_type=arguments.content_type,
+    )
 
 
 def _answers(calls: Sequence[Call], ask: Callable[[Call], bytes], parallel: int) -> Iterator[Answer]:
@@ -196,10 +229,13 @@ def _answers(calls: Sequence[Call], ask: Callable[[Call], bytes], parallel: int)
 def _answer(call: Call, ask: Callable[[Call], bytes]) -> Answer:
     file: Path = call.parameters["Body"]
     image = "-" if file == _STDIN else str(file)
+    began_s = time.perf_counter()
     try:
         if call.service != HTTP and file != _STDIN and file.stat().st_size > _MAX_BYTES:
             raise RefusedError("over 25 MB, the most that SageMaker passes on in real time", code="payload_too_large")
-        return Answer(image, _predictions(ask(call)))
+        content = ask(call)
+        seconds = time.perf_counter() - began_s
+        return Answer(image, _predictions(content), seconds=seconds)
     except RefusedError as error:
         return Answer(image, error=error)
     except OSError as error:
