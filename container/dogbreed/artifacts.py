@@ -26,6 +26,7 @@ from torch import Tensor
 
 from dogbreed import backbones
 from dogbreed.backbones import Classifier, HeadSpec
+from dogbreed.calibration import Calibration
 from dogbreed.engines.agreement import Agreement
 from dogbreed.errors import BundleError, DogbreedError
 from dogbreed.labels import Labels
@@ -67,6 +68,7 @@ class Bundle:
         versions: package -> version that trained it.
         agreements: engine and precision (`engines.engine.describe`) -> how far its answers on validation images were
             from float32, or why nothing was compared. Empty in bundles of before.
+        calibration: the temperature of its probabilities; None where none was fitted, and in bundles of before.
     """
 
     backbone: str
@@ -80,6 +82,12 @@ class Bundle:
     facts: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     agreements: Mapping[str, Agreement | str] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    @property
+    def temperature(self) -> float:
+        """By which logits are divided before the softmax; 1 where none was fitted."""
+        return self.calibration.temperature if self.calibration else 1.0
 
     def build(self) -> Classifier:
         """The network with its weights, in eval mode, on the CPU.
@@ -153,6 +161,7 @@ def load(directory: Path) -> Bundle:
                 name: found if isinstance(found, str) else Agreement.read(found)
                 for name, found in document.get("agreements", {}).items()
             },
+            calibration=Calibration.read(fitted) if (fitted := document.get("calibration")) is not None else None,
         )
     except safetensors.SafetensorError as error:
         raise BundleError(f"{directory / WEIGHTS_FILE} is not a safetensors file: {error}") from error
@@ -178,6 +187,7 @@ def _document(bundle: Bundle, weights: bytes) -> dict[str, object]:
         "agreements": {
             name: found if isinstance(found, str) else asdict(found) for name, found in bundle.agreements.items()
         },
+        "calibration": asdict(bundle.calibration) if bundle.calibration else None,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
 

@@ -50,7 +50,8 @@ def test_a_head_on_real_weights_reaches_its_accuracy_and_is_served_as_trained(op
         for photo in photos:
             view = bundle.preprocessing.centre_view(decode(photo))
             with torch.inference_mode():
-                offline = model(bundle.preprocessing.normalise(view[None])).log_softmax(dim=1)[0]
+                logits = model(bundle.preprocessing.normalise(view[None]))
+                offline = (logits / bundle.temperature).log_softmax(dim=1)[0]
             answer = server.send(
                 "POST",
                 "/invocations",

@@ -14,6 +14,7 @@ import torch
 from dogbreed import artifacts, backbones
 from dogbreed.artifacts import Bundle
 from dogbreed.backbones import HeadSpec
+from dogbreed.calibration import Calibration
 from dogbreed.engines.agreement import Agreement
 from dogbreed.errors import BundleError
 from dogbreed.labels import Labels
@@ -82,6 +83,22 @@ def test_a_bundle_of_before_engines_were_compared_is_read(saved):
 @pytest.mark.parametrize("agreements", [[], {"torch-bf16": {}}, {"torch-bf16": {"images": "many"}}, {"torch-bf16": 1}])
 def test_a_damaged_record_of_engines_is_refused(saved, agreements):
     edit(saved, agreements=agreements)
+    assert "bundle.json is damaged" in refusal(saved)
+
+
+def test_a_temperature_comes_back_and_none_is_one(saved, tmp_path):
+    fitted = Calibration(1.7, 300, 0.6, 0.4, 0.28, 0.05)
+    artifacts.save(make_bundle(calibration=fitted), tmp_path / "fitted")
+    loaded = artifacts.load(tmp_path / "fitted")
+    assert (loaded.calibration, loaded.temperature) == (fitted, 1.7)
+    assert (artifacts.load(saved).calibration, artifacts.load(saved).temperature) == (None, 1.0)
+    edit(saved, calibration=None)  # a bundle of before there were temperatures
+    assert artifacts.load(saved).temperature == 1.0
+
+
+@pytest.mark.parametrize("calibration", [[], {}, {"temperature": 0}, "hot"])
+def test_a_damaged_temperature_is_refused(saved, calibration):
+    edit(saved, calibration=calibration)
     assert "bundle.json is damaged" in refusal(saved)
 
 

@@ -304,6 +304,8 @@ def _verdict(names: tuple[str, str], rights: tuple[int, int], images: int, test:
     how = "exact" if test.exact else "chi-squared"
     span = f"95% interval of the difference {100 * difference.low:+.1f} to {100 * difference.high:+.1f} points"
     figures = f"{shares}; {alone}; {span} (McNemar's test, {how}, p = {test.p_value:.2g})."
+    if not test.only_first + test.only_second:
+        return f"{first} and {second} are right and wrong about the very same images: {figures}"
     if test.p_value < SIGNIFICANT:
         winner, loser = (second, first) if rights[1] > rights[0] else (first, second)
         return f"{winner} is significantly better than {loser}: {figures}"

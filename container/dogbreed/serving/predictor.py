@@ -16,7 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from dogbreed import preprocessing
+from dogbreed import calibration, preprocessing
 from dogbreed.artifacts import Bundle
 from dogbreed.engines.engine import Engine
 from dogbreed.errors import UnreadableImageError
@@ -53,6 +53,7 @@ class Predictor:
         self._max_pixels = max_pixels
         self._spec = bundle.preprocessing
         self._labels = bundle.labels.names
+        self._temperature = bundle.temperature
         self._engine = engine
         self.score = Batcher(self._score, cap=engine.batch, lanes=lanes)
         self.concurrent = lanes * engine.batch if engine.gathers else lanes
@@ -108,7 +109,7 @@ class Predictor:
             raise UnreadableImageError(f"{which} cannot be decoded: {why}") from error
 
     def _score(self, views_CHW: Sequence[Tensor]) -> list[list[float]]:
-        """Prepared images, uint8 [3, S, S] each -> for each K natural logarithms of the softmax.
+        """Prepared images, uint8 [3, S, S] each -> for each K log-probabilities, at the bundle's temperature.
 
         Raises:
             ArithmeticError: the network answers with numbers that are not finite.
@@ -121,5 +122,7 @@ class Predictor:
         scores_NK = self._engine.score(images_NCHW)
         if not scores_NK.isfinite().all():
             raise ArithmeticError("the network answers with numbers that are not finite")
+        if self._temperature != 1:
+            scores_NK = calibration.apply(scores_NK, self._temperature)
         rows: list[list[float]] = scores_NK.tolist()
         return rows

@@ -168,6 +168,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             **_facts(splits, counts, taught.fit, source, loop.corrupt),
             **_head_facts(taught),
             **_search_facts(taught),
+            **_calibration_facts(taught),
         }
         bundle = _bundle(taught, model, splits, spec, facts)
         # Saved before the test: a stop or a fault from here on costs a number, not the model.
@@ -232,6 +233,7 @@ def _bundle(
         data_fingerprint=splits.fingerprint,
         facts=facts,
         versions=artifacts.current_versions(),
+        calibration=taught.calibration,
     )
 
 
@@ -373,6 +375,18 @@ def _write_search(environment: TrainingEnvironment, taught: Taught) -> None:
         logger.warning("the table of the search cannot be written: %s", error)
         return
     logger.info("the search: head %s is the best, all are in %s", taught.search["trial"], file)
+
+
+def _calibration_facts(taught: Taught) -> dict[str, object]:
+    """How far probabilities were from the truth, and are."""
+    found = taught.calibration
+    if found is None:
+        return {}
+    return {
+        "temperature": round(found.temperature, 4),
+        "calibration_error_before": round(found.error_before, 4),
+        "calibration_error": round(found.error, 4),
+    }
 
 
 def _first_line(error: BaseException) -> str:

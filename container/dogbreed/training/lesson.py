@@ -22,9 +22,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dogbreed import backbones
+from dogbreed import backbones, calibration
 from dogbreed.artifacts import clone_weights
 from dogbreed.backbones import Classifier, Cut, HeadSpec, Rest, Trainable
+from dogbreed.calibration import Calibration, Heard
 from dogbreed.environment import available_cpus
 from dogbreed.errors import ConfigurationError
 from dogbreed.hyperparameters import Hyperparameters
@@ -48,7 +49,7 @@ from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.features import FeatureBatches, FeatureStore
 from dogbreed.training.frozen import FrozenPart
 from dogbreed.training.images import ReducedImages
-from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper
+from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper, Phase
 from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.mixing import SmoothedCrossEntropyLoss, make_mixing, unmixed
 from dogbreed.training.optim import make_optimizer, make_schedule
@@ -76,6 +77,7 @@ class Taught:
         head_metrics: of the head that learnt alone first; empty when none did.
         hyperparameters: that it was taught with: the given ones, or those of the best head that was tried.
         search: what was tried, see `tryout.report`; empty when nothing was.
+        calibration: of its probabilities, on the validation images; None where none was fitted, or a stop came first.
     """
 
     fit: FitResult
@@ -83,6 +85,7 @@ class Taught:
     head_metrics: dict[str, float]
     hyperparameters: Hyperparameters
     search: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,11 @@ class Lesson:
         if head is not None and not fit.best_epoch and fit.history:
             logger.info("no epoch bettered the head alone, which is kept; trainable=head gives the same in less time")
         network = frozen.whole(cut, self.spec.size_px, self.loop.compute.device) if cut else model
-        return Taught(fit, network, head.metrics if head else {}, self.hyperparameters)
+        if cut is None or stores is None:
+            calibrated = self._calibrate(self.loop, validation)
+        else:
+            calibrated = self._on(cut)._calibrate_by_leader(stores)
+        return Taught(fit, network, head.metrics if head else {}, self.hyperparameters, calibration=calibrated)
 
     def images(
         self,
@@ -223,6 +230,29 @@ class Lesson:
             if advice:
                 logger.info("%s", advice)
 
+    def _calibrate(self, loop: Loop, validation: Batches) -> Calibration | None:
+        """Fits the temperature to the answers of a loop's model; None after a stop, too."""
+        # As of a test, the hook takes no answers and the observers count no epoch.
+        judge = replace(
+            loop, criterion=SmoothedCrossEntropyLoss(), observers=[Quietly(observer) for observer in loop.observers]
+        )
+        heard = Heard()
+        if judge.evaluate(validation, Phase.TEST, epoch=1, hear=heard.hear) is None:
+            return None
+        parts = loop.team.gather(heard.all())
+        logits, truth = ([batch for part in parts for batch in part[side]] for side in (0, 1))
+        found = calibration.fit(torch.cat(logits), torch.cat(truth))
+        if loop.team.leads:
+            logger.info("calibration: %s", found or "none, which is best here")
+        return found
+
+    def _calibrate_by_leader(self, stores: Stores) -> Calibration | None:
+        """The same on stored outputs, which takes less time than telling others of it; None for the others."""
+        if not self.loop.team.leads:
+            return None
+        loop = replace(self.loop, team=ALONE)
+        return self._calibrate(loop, self._batches(stores[1], shuffle=False, team=ALONE))
+
     @property
     def _trainable(self) -> Trainable:
         return cast(Trainable, self.hyperparameters.trainable)
@@ -290,7 +320,7 @@ class Lesson:
         fit = lesson._fit_by_leader(stores, keeper, kept)
         model.head.load_state_dict(fit.weights)
         network = frozen.whole(cut, self.spec.size_px, self.loop.compute.device)
-        return Taught(fit, network, {}, recipe, search)
+        return Taught(fit, network, {}, recipe, search, lesson._calibrate_by_leader(stores))
 
     def _try_heads(
         self, model: Classifier, stores: Stores, file: Path | None, *, going_on: bool

@@ -5,6 +5,7 @@ Knows the files of a bundle and the checkout's entry point; imports neither torc
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -18,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from scripts.launcher.errors import OutcomeError, SettingError
 from scripts.launcher.local import engine
@@ -40,7 +40,8 @@ class Model:
 
     Attributes:
         path: its folder, or a model.tar.gz.
-        name: backbone and the beginning of its weights' digest: the same for the same model, wherever it lies.
+        name: backbone and the beginning of bundle.json's SHA-256, which names the weights' own: the same for the same
+            model, wherever it lies.
     """
 
     path: Path
@@ -139,9 +140,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _name(path: Path, document: bytes) -> str:
     try:
-        bundle: dict[str, Any] = json.loads(document)
-        return f"{bundle['backbone']}-{bundle['weights_sha256'][:8]}".replace("_", "-")
-    except (ValueError, KeyError, TypeError) as error:
+        backbone = json.loads(document)["backbone"].replace("_", "-")
+        return f"{backbone}-{hashlib.sha256(document).hexdigest()[:8]}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingError(f"{path} holds a {_BUNDLE_FILE} that is none of this project's: {error!r}") from error
 
 

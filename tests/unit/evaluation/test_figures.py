@@ -104,6 +104,12 @@ def test_equal_numbers_of_mistakes_on_other_images_are_no_difference() -> None:
     assert found.difference.low == pytest.approx(-found.difference.high)
 
 
+def test_the_same_answers_are_said_to_be_the_same() -> None:
+    found = figures.compare(side("old", "+-+"), side("new", "+-+"))
+    assert found.sentence.startswith("old and new are right and wrong about the very same images: 66.7% against 66.7%")
+    assert not found.significant
+
+
 def test_images_that_one_side_lacks_take_no_part() -> None:
     old, rows = side("old", "++-")
     elsewhere = replace(RUN, name="new", data="/elsewhere")

@@ -14,6 +14,7 @@ from tests.unit.serving.test_admission import until
 from dogbreed import artifacts, backbones, preprocessing
 from dogbreed.artifacts import Bundle
 from dogbreed.backbones import HeadSpec
+from dogbreed.calibration import Calibration
 from dogbreed.engines.engine import PlainEngine
 from dogbreed.errors import BundleError, UnreadableImageError
 from dogbreed.labels import Labels
@@ -69,6 +70,14 @@ def test_scores_are_the_log_softmax_of_the_networks_logits(served):
     assert scores.labels == ("Affenpinscher", "Boxer", "Pug")
     assert scores.log_probabilities[0] == pytest.approx(expected.tolist(), abs=1e-6)
     assert math.fsum(math.exp(value) for value in scores.log_probabilities[0]) == pytest.approx(1, abs=1e-6)
+
+
+def test_probabilities_are_those_of_the_bundles_temperature(served):
+    warm = make_served(calibration=Calibration(2.5, 100, 1.0, 0.9, 0.2, 0.1))
+    (plain,), (scores,) = served.predict([photo(1)]).log_probabilities, warm.predict([photo(1)]).log_probabilities
+    assert scores == pytest.approx((torch.tensor(plain) / 2.5).log_softmax(0).tolist(), abs=1e-6)
+    assert scores != pytest.approx(plain, abs=1e-3)
+    assert max(range(3), key=scores.__getitem__) == max(range(3), key=plain.__getitem__)
 
 
 def test_many_images_are_scored_in_order_over_several_chunks(served, monkeypatch):

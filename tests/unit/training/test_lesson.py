@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from dogbreed import backbones
+from dogbreed import backbones, calibration
 from dogbreed.backbones import Classifier, HeadSpec
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.insight import tensors
@@ -97,6 +97,31 @@ def test_the_head_learns_before_the_layers_below_it(drawn_data: Path, tmp_path: 
     assert setup.recorder.epochs == len(taught.fit.history) == 2, "the head's epochs are not told as the job's"
     assert setup.recorder.count(Phase.TRAIN) == 6 + 2
     assert len(setup.watched) == 1, "and not watched"
+
+
+@pytest.mark.parametrize("options", [{"trainable": "head"}, {"trainable": "all", "head_epochs": 0}])
+def test_the_kept_weights_are_calibrated_on_the_validation_images(
+    drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    monkeypatch.setattr(calibration, "MIN_IMAGES", 2)
+    setup = Setup(drawn_data, tmp_path, epochs=3, **options)
+    taught = setup.teach()
+    found = taught.calibration
+    assert found is not None
+    assert found.images == len(setup.splits.validation)
+    # Of the best epoch, which need not be the last.
+    assert found.loss_before == pytest.approx(taught.fit.metrics["validation_loss"], rel=1e-3)
+    assert found.loss < found.loss_before
+    assert setup.recorder.epochs == 3
+
+
+def test_a_stop_spares_the_calibration(drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "MIN_IMAGES", 2)
+    setup = Setup(drawn_data, tmp_path, trainable="head", epochs=3)
+    loop = replace(setup.lesson.loop, stop_requested=lambda: setup.recorder.epochs == 1)
+    setup.lesson = replace(setup.lesson, loop=loop)
+    taught = setup.teach()
+    assert (taught.fit.ended_by, taught.calibration) == ("stop signal", None)
 
 
 @dataclass(frozen=True)
