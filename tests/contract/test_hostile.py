@@ -183,7 +183,7 @@ def test_clients_that_send_a_byte_a_second_are_ended_and_leave_threads_for_ping(
     slow = []
     try:
         besieged.wait(is_ready)
-        for _ in range(30):
+        for _ in range(50):
             connection = socket.create_connection(("127.0.0.1", besieged.port), timeout=PATIENCE_S)
             connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx")
             slow.append(connection)

@@ -17,7 +17,7 @@ import pytest
 from tests.launch.conftest import REPOSITORY, Launch
 
 from scripts.launcher.errors import SettingError
-from scripts.launcher.local import folders
+from scripts.launcher.local import folders, transforms
 from scripts.launcher.local.process import plain
 
 
@@ -251,3 +251,18 @@ def test_an_archive_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="cannot be unpacked"):
         folders.extract(Path("model.tar.gz"), Path("model"))
     assert not (tmp_path / "escaped").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b'{"predictions": [{"label": "pug", "index": 0, "probability": 0.9}]}', None),
+        (b'{"predictions": [{"error": {"code": "unreadable_image", "message": "it is cut off"}}]}', "it is cut off"),
+        (b'{"error": {"code": "unreadable_image", "message": "it is cut off"}}', "it is cut off"),
+        (b"image,rank,label,index,probability,error\n0,,,,,it is cut off\n", "it is cut off"),
+        (b"image,rank,label,index,probability,error\n0,1,pug,0,0.9,\n", None),
+        (b"image,rank,label,index,probability\n0,1,pug,0,0.9\n", None),
+    ],
+)
+def test_an_entry_with_an_error_is_no_answer(answer: bytes, reason: str | None) -> None:
+    assert transforms._refusal(answer) == reason

@@ -92,18 +92,19 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
-        # Looking a labelled value up takes as long as counting in it.
-        self._requests_of: dict[tuple[str, int], Counter] = {}
-        self._latency_of: dict[str, Histogram] = {}
+        # Looking a labelled value up takes as long as counting in it. Both values at once: another thread that finds a
+        # key finds all that belongs to it.
+        self._values_of: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """A request was answered. ``route`` is a pattern of ours, never a client's path: there is no end to those."""
-        key = (route, status)
-        if key not in self._requests_of:
-            self._requests_of[key] = self._requests.labels(route, str(status))
-            self._latency_of[route] = self._latency.labels(route)
-        self._requests_of[key].inc()
-        self._latency_of[route].observe(seconds)
+        found = self._values_of.get((route, status))
+        if found is None:
+            found = self._requests.labels(route, str(status)), self._latency.labels(route)
+            self._values_of[route, status] = found
+        requests, latency = found
+        requests.inc()
+        latency.observe(seconds)
 
     def asked(self, images: int) -> None:
         """A request held so many images."""

@@ -1,7 +1,7 @@
 """Predict every image under an S3 prefix, as a batch.
 
 One object is one request (SplitType None), so the prefix must hold images alone, all of one --content-type; each gets
-an object of its name with .out behind it, under OUTPUT. An object that is refused gets none; the report says which.
+an object of its name with .out behind it, under OUTPUT. An object that cannot be decoded gets one with the error in it.
 The job ends by itself, and costs until then.
 
   launch.py transform s3://bucket/photos s3://bucket/answers --job dogbreed-20261120-203105-042

@@ -5,6 +5,8 @@ The SDK looks at the files of one folder and not below it, and writes a refusal 
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -90,7 +92,13 @@ def _collect(answers: Path, numbered: Mapping[str, Path], target: Path) -> dict[
 
 
 def _refusal(answer: bytes) -> str | None:
+    """Why an image was not answered: in a batch transform the server writes an entry with the error in its place."""
     try:
-        return str(json.loads(answer)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+        found = json.loads(answer)
+    except ValueError:
+        rows = list(csv.DictReader(io.StringIO(answer.decode(errors="replace"))))
+        return (rows[0].get("error") or None) if rows else None
+    try:
+        return str(found.get("predictions", [found])[0]["error"]["message"])
+    except (AttributeError, IndexError, KeyError, TypeError):
         return None
