@@ -165,6 +165,7 @@ def test_a_worker_that_is_killed_under_load_is_replaced_and_service_comes_back(
 def test_while_a_killed_worker_is_replaced_the_other_one_serves(starting: Callable[..., Server], jpeg: bytes) -> None:
     server = starting(SAGEMAKER_MODEL_SERVER_WORKERS="2", LOADING_S="2")
     until(lambda: server.log.count("ready after") == 2)
+    time.sleep(1.5)  # a worker tells the others once a second how it is
     load = Load(server, jpeg, clients=4)
     load.wait_for(20)
     os.kill(workers(server)[0], signal.SIGKILL)

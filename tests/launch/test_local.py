@@ -245,7 +245,18 @@ def test_the_log_is_that_of_the_container(line: bytes, text: str) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_an_archive_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("filters", [True, False])
+def test_an_archive_does_not_lead_out_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filters: bool
+) -> None:
+    if not filters:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    with tarfile.open("good.tar.gz", "w:gz") as tar:
+        tar.add("photos")
+    folders.extract(Path("good.tar.gz"), Path("good"))
+    assert sorted(path.name for path in Path("good").rglob("*")) == sorted(
+        path.name for path in [Path("photos"), *Path("photos").rglob("*")]
+    )
     with tarfile.open("model.tar.gz", "w:gz") as tar:
         tar.add("photos", arcname="../escaped")
     with pytest.raises(SettingError, match="cannot be unpacked"):

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from scripts.launcher import archives
 from scripts.launcher.errors import OutcomeError, SettingError
 from scripts.launcher.local import engine
 
@@ -163,7 +164,6 @@ def _packed(archive: Path) -> bytes:
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpacks files alone: the filter refuses links and paths that lead elsewhere."""
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+        archives.extract(archive, folder)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise OutcomeError(f"{archive} cannot be unpacked: {error}") from error

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.launcher import archives
 from scripts.launcher.errors import SettingError
 from scripts.launcher.local.engine import DEFAULT_IMAGE
 from scripts.launcher.plan import Call
@@ -165,10 +166,8 @@ def unpacked(create: Call, folder: Path) -> Call:
 
 def extract(archive: Path, target: Path) -> None:
     """Unpacks an archive; nothing of it may lead out of the folder."""
-    target.mkdir(parents=True, exist_ok=True)
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(target, filter="data")
+        archives.extract(archive, target)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise SettingError(f"{archive} cannot be unpacked: {error}") from error
 

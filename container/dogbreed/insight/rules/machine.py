@@ -314,6 +314,8 @@ class Dataloader:
         if evidence.times is None or evidence.system is None:
             return not_enough(self, f"{_why(evidence, 'times')} {_why(evidence, 'system')}".strip())
         processes, cores = max(1, evidence.times.workers), evidence.system.cores
+        if not cores:
+            return not_enough(self, "The machine was not sampled once before the job was over.")
         share = 100 * processes / cores
         waited = _waited_share(evidence.times)
         broken = not self.min_threshold <= share <= self.max_threshold
