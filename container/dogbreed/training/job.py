@@ -115,7 +115,11 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
     team, splits = shares.find_shares(environment, hyperparameters, team)
     counts = shares.count(team, splits)
     model, source = _make_model(environment, hyperparameters, len(splits.labels))
-    arithmetic = compute.choose(hyperparameters.precision, model if hyperparameters.trainable != "head" else None)
+    arithmetic = compute.choose(
+        hyperparameters.precision,
+        model if hyperparameters.trainable != "head" else None,
+        image_px=hyperparameters.image_size,
+    )
     model = model.to(arithmetic.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     logger.info("%s, %s; %d parameters learn; %s", hyperparameters.model, source, learning, arithmetic)

@@ -45,12 +45,14 @@ def test_depthwise_networks_learn_in_full_precision_on_a_cpu(
 ) -> None:
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name == instructions)
-    plain, depthwise = torch.nn.Conv2d(4, 4, 3), torch.nn.Conv2d(4, 4, 3, groups=4)
+    plain, depthwise = torch.nn.Conv2d(64, 64, 3), torch.nn.Conv2d(64, 64, 3, groups=64)
     cpu = torch.device("cpu")
     assert compute.frozen_dtype("auto", cpu) is torch.bfloat16
     assert compute.frozen_dtype("fp32", cpu) is torch.float32
     assert compute.choose("auto", plain).dtype is torch.bfloat16
     assert compute.choose("auto", depthwise).dtype is torch.float32
+    assert compute.choose("auto", torch.nn.Conv2d(64, 16, 3)).dtype is torch.float32, "narrow"
+    assert compute.choose("auto", plain, image_px=192).dtype is torch.float32, "small images"
     assert compute.choose("auto").dtype is torch.float32, "a head"
     monkeypatch.setattr(torch.cpu, instructions, lambda: False)
     assert compute.frozen_dtype("auto", cpu) is torch.float32
