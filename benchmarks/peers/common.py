@@ -55,10 +55,14 @@ class OurModel:
     """Our engine and our decoder, in another server."""
 
     def __init__(self, streams: int = 1) -> None:
+        from dogbreed.preprocessing import MAX_PIXELS
+        from dogbreed.serving.metrics import Metrics
         from dogbreed.serving.server import load_predictor
 
         self._predictor = load_predictor(
             MODEL,
+            Metrics(),
+            max_pixels=MAX_PIXELS,
             engine=os.environ.get("DOGBREED_ENGINE", "auto"),
             precision=os.environ.get("DOGBREED_PRECISION", "auto"),
             streams=streams,
