@@ -6,7 +6,7 @@ Pure functions of plain numbers: no files, no torch, no other module of the proj
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 CALIBRATION_BINS = 15
@@ -193,3 +193,14 @@ def class_scores(confusion: Sequence[Sequence[int]]) -> list[ClassScores]:
     """Scores of every class of a K x K matrix ``confusion[true][predicted]``."""
     predicted = [sum(column) for column in zip(*confusion, strict=True)]
     return [ClassScores(sum(row), predicted[index], row[index]) for index, row in enumerate(confusion)]
+
+
+def without_nan(value: object) -> object:
+    """The value with null for every number that JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return value

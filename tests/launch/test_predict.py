@@ -12,16 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tests.contract.serving import save_bundle
 from tests.launch.conftest import Launch
 from tests.launch.scripted import problems
 from tests.server_process import is_ready, start, stop_hard
 
-from dogbreed import artifacts, backbones
-from dogbreed.artifacts import Bundle
-from dogbreed.backbones import HeadSpec
-from dogbreed.labels import Labels
-from dogbreed.preprocessing import PreprocessSpec
 from scripts.launcher.commands import predict
 from scripts.launcher.plan import Call
 
@@ -238,19 +233,7 @@ def predict_arguments(*argv: str) -> Any:
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The project's server as a process, on a tiny bundle."""
     root = tmp_path_factory.mktemp("predict")
-    torch.manual_seed(0)
-    head = HeadSpec(classes=4)
-    bundle = Bundle(
-        backbone=backbones.TINY,
-        head=head,
-        labels=Labels.from_folders([f"Breed {index}" for index in range(head.classes)]),
-        preprocessing=PreprocessSpec.for_size(64),
-        weights=artifacts.clone_weights(backbones.build(backbones.TINY, head, image_size_px=64)),
-        hyperparameters={},
-        metrics={},
-        data_fingerprint="none",
-    )
-    artifacts.save(bundle, root / "model")
+    save_bundle(root)
     server = start(root)
     try:
         server.wait(is_ready)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from dogbreed import statistics
 from dogbreed.evaluation.answers import Row, Run
-from dogbreed.statistics import Bin, ClassScores, Interval, McNemar
+from dogbreed.statistics import Bin, ClassScores, Interval, McNemar, without_nan
 
 SIGNIFICANT = 0.05
 """Differences that chance alone would bring about more seldom are called significant."""
@@ -241,7 +241,7 @@ def as_document(run: Run, evaluation: Evaluation, comparison: Comparison | None 
     }
     if comparison is not None:
         document["comparison"] = {**asdict(comparison), "significant": comparison.significant}
-    return {name: _finite(value) for name, value in document.items()}
+    return {name: without_nan(value) for name, value in document.items()}
 
 
 def _classes(labels: Sequence[str], confusion: Mapping[str, Mapping[str, int]]) -> dict[str, ClassScores]:
@@ -318,13 +318,3 @@ def _share(share: Share) -> dict[str, object]:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return value

@@ -27,6 +27,7 @@ from dogbreed.insight.photos import WrongPhoto
 from dogbreed.insight.profile import Profile
 from dogbreed.insight.timeline import shares
 from dogbreed.insight.verdicts import Status, Verdict, to_document
+from dogbreed.statistics import without_nan
 
 SCHEMA_VERSION = 2
 _READ_VERSIONS = (1, 2)
@@ -129,7 +130,9 @@ class JobRecord:
         document: dict[str, object] = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         document["started"], document["ended"] = self.started.isoformat(), self.ended.isoformat()
         document["verdicts"] = [{**asdict(one), "status": one.status.value} for one in self.verdicts]
-        rows = [f"{json.dumps(name)}: {json.dumps(_finite(value), default=str)}" for name, value in document.items()]
+        rows = [
+            f"{json.dumps(name)}: {json.dumps(without_nan(value), default=str)}" for name, value in document.items()
+        ]
         return "{\n" + ",\n".join(rows) + "\n}\n"
 
     @classmethod
@@ -515,14 +518,3 @@ def _period(started: datetime, ended: datetime) -> str:
 def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
     """Reads null as NaN, see `JobRecord.to_json`."""
     return {name: math.nan if value is None else float(value) for name, value in values.items()}
-
-
-def _finite(value: object) -> object:
-    """The value with null for every number that JSON cannot hold."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(name): _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return value
