@@ -130,7 +130,10 @@ class Lesson:
         if cut and not stores:
             return Taught(_stopped(learning), model, {}, self.hyperparameters)
         if cut and stores and self.hyperparameters.search_trials > 1:
-            return self._teach_best(model, cut, stores, keeper=keeper, kept=kept, checkpoints=checkpoints)
+            tested = len(splits.test or ())
+            return self._teach_best(
+                model, cut, stores, keeper=keeper, kept=kept, checkpoints=checkpoints, tested=tested
+            )
         head = None
         if self.hyperparameters.most_head_epochs and kept is None:
             head = self._learn_head(model, cut, stores, splits, cache)
@@ -150,7 +153,7 @@ class Lesson:
         learning.load_state_dict(fit.weights)
         if head is not None and not fit.best_epoch and fit.history:
             logger.info("no epoch bettered the head alone, which is kept; trainable=head gives the same in less time")
-        network = frozen.whole(cut, self.spec.size_px, self.loop.compute.device) if cut else model
+        network = self._whole(cut, len(splits.test or ())) if cut else model
         if cut is None or stores is None:
             calibrated = self._calibrate(self.loop, validation)
         else:
@@ -257,14 +260,20 @@ class Lesson:
     def _trainable(self) -> Trainable:
         return cast(Trainable, self.hyperparameters.trainable)
 
-    def _part(self, cut: Cut, cache: Path) -> FrozenPart:
-        dtype = compute.frozen_dtype(self.hyperparameters.precision, self.loop.compute.device)
-        return FrozenPart(cut, self.hyperparameters.model, self.spec, dtype, cache)
+    def _part(self, cut: Cut, cache: Path, images: int) -> FrozenPart:
+        device = self.loop.compute.device
+        dtype = compute.frozen_dtype(self.hyperparameters.precision, device)
+        return FrozenPart(cut, self.hyperparameters.model, self.spec, dtype, device, images, cache)
+
+    def _whole(self, cut: Cut, images: int) -> nn.Module:
+        return frozen.whole(cut, self.spec, self.loop.compute.device, images)
 
     def _store(self, cut: Cut, splits: Splits, cache: Path, augment: str | None = None) -> Stores | None:
         """The frozen part's outputs for training and validation; None after a stop signal."""
         chosen = self.hyperparameters
-        part = self._part(cut, cache)
+        named = augment or resolve(chosen.augment, self._trainable)
+        views = stored_views(named, self.spec, chosen.cached_views, chosen.crop_scale)
+        part = self._part(cut, cache, len(splits.train) * len(views) + len(splits.validation))
         logger.info(
             "the network up to %s is frozen and runs once, in %s", cut.name, str(part.dtype).removeprefix("torch.")
         )
@@ -276,8 +285,6 @@ class Lesson:
             make_batches=partial(self.images, team=ALONE),
             seed=chosen.seed,
         )
-        named = augment or resolve(chosen.augment, self._trainable)
-        views = stored_views(named, self.spec, chosen.cached_views, chosen.crop_scale)
         centre = stored_views("none", self.spec, 1)
         with _explained(cache):
             train = run(samples=splits.train, views=views)
@@ -293,6 +300,7 @@ class Lesson:
         keeper: Checkpoints | None,
         kept: Kept | None,
         checkpoints: Path | None,
+        tested: int,
     ) -> Taught:
         """Tries heads, and trains the one that the best recipe asks for as a job of its own would.
 
@@ -319,7 +327,7 @@ class Lesson:
         lesson = replace(self, hyperparameters=recipe, loop=loop)._on(cut)
         fit = lesson._fit_by_leader(stores, keeper, kept)
         model.head.load_state_dict(fit.weights)
-        network = frozen.whole(cut, self.spec.size_px, self.loop.compute.device)
+        network = self._whole(cut, tested)
         return Taught(fit, network, {}, recipe, search, lesson._calibrate_by_leader(stores))
 
     def _try_heads(
@@ -411,7 +419,8 @@ class Lesson:
     def _deepened(self, above: Cut, cut: Cut, stores: Stores, cache: Path) -> Stores | None:
         """What goes into the head, computed from the stored maps instead of the images once more."""
         further = Cut(f"head by way of the {cut.name}", cast(Rest, cut.rest).backbone, above.rest)
-        part, whole = self._part(further, cache), self._part(above, cache)
+        # From stored maps there is little left to compute: nothing to compile.
+        part, whole = self._part(further, cache, 0), self._part(above, cache, 0)
         chosen, loop = self.hyperparameters, replace(self.loop, team=ALONE)
         named = resolve(chosen.augment, self._trainable)
         view, _ = stored_views(named, self.spec, chosen.cached_views, chosen.crop_scale)[0]

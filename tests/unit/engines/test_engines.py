@@ -13,7 +13,7 @@ from dogbreed import backbones
 from dogbreed.backbones import HeadSpec
 from dogbreed.engines import choice, cuda, openvino_cpu, torch_cpu
 from dogbreed.engines.engine import PlainEngine, UnsuitableError, cpu_multiplies_bf16, describe
-from dogbreed.engines.openvino_cpu import OpenVinoEngine
+from dogbreed.engines.openvino_cpu import OpenVinoEngine, OpenVinoNetwork
 from dogbreed.engines.torch_cpu import TorchCpuEngine
 from dogbreed.preprocessing import PreprocessSpec
 
@@ -69,6 +69,26 @@ def test_openvino_answers_several_threads_at_once():
         rows = list(pool.map(lambda i: engine.score(images[i % 16 : i % 16 + 1]), range(200)))
     for i, row in enumerate(rows):
         torch.testing.assert_close(row, expected[i % 16 : i % 16 + 1], rtol=0, atol=1e-4)
+
+
+@needs_openvino
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+def test_a_compiled_network_gives_what_its_module_does_in_the_same_order(count):
+    module = make_model().backbone
+    images = torch.randn(count, 3, 64, 64)
+    compiled = OpenVinoNetwork(module, images, "fp32", streams=2)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), module(images), rtol=1e-4, atol=1e-4)
+
+
+@needs_openvino
+def test_a_network_that_computes_something_else_when_compiled_is_refused():
+    class Noisy(nn.Module):
+        def forward(self, inputs):
+            return inputs * torch.rand_like(inputs)
+
+    with pytest.raises(UnsuitableError, match="computes something else in fp32"):
+        OpenVinoNetwork(Noisy(), torch.randn(1, 3, 8, 8), "fp32", streams=1)
 
 
 def test_openvino_that_is_not_installed_says_so(monkeypatch):

@@ -10,6 +10,8 @@ from torch import nn
 
 from dogbreed import backbones
 from dogbreed.backbones import HeadSpec
+from dogbreed.engines.engine import UnsuitableError
+from dogbreed.engines.openvino_cpu import OpenVinoNetwork
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute, frozen
 from dogbreed.training.augment import stored_views
@@ -30,7 +32,7 @@ class Case:
         self.model.freeze(trainable, 32)  # type: ignore[arg-type]
         cut = backbones.cut(self.model, 32)
         assert cut is not None
-        self.part = FrozenPart(cut, name, SPEC, torch.float32, folder)
+        self.part = FrozenPart(cut, name, SPEC, torch.float32, torch.device("cpu"), len(self.samples), folder)
         self.passes = 0
         self.loop = Loop(
             model=self.model,
@@ -99,3 +101,56 @@ def test_random_crops_belong_to_their_seed(drawn_data: Path, tmp_path: Path) -> 
     assert case.passes == 2
     case.store("crop", seed=1)
     assert case.passes == 4
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the few small images were worth it."""
+    monkeypatch.setattr(frozen, "_WORTH_COMPILING_PX", 0)
+
+
+@pytest.mark.parametrize("trainable", ["head", "last_stage"])
+@pytest.mark.usefixtures("compiling")
+def test_a_compiled_frozen_part_gives_the_outputs_of_torch(drawn_data: Path, tmp_path: Path, trainable: str) -> None:
+    case = Case(drawn_data, tmp_path, trainable=trainable)
+    compiled = np.asarray(case.store().outputs[0], dtype=np.float32)
+    assert isinstance(case.part.network, OpenVinoNetwork)
+    images = torch.cat([batch.images for batch in case.batches(case.samples, SPEC.centre_view).epoch(0)])
+    with torch.no_grad():
+        expected = case.part.cut.frozen.eval()(SPEC.normalise(images))
+    np.testing.assert_allclose(compiled, expected.numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_stores_of_torch_and_of_openvino_are_not_taken_for_each_other(
+    drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Case(drawn_data, tmp_path).store()
+    monkeypatch.setattr(frozen, "_WORTH_COMPILING_PX", 0)
+    other = Case(drawn_data, tmp_path)
+    other.store()
+    assert other.passes == 1
+
+
+@pytest.mark.usefixtures("compiling")
+def test_what_openvino_cannot_compute_torch_computes(
+    drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise UnsuitableError("OpenVINO cannot convert this network: of odd shape")
+
+    monkeypatch.setattr(frozen, "OpenVinoNetwork", refuse)
+    with caplog.at_level("INFO"):
+        network = Case(drawn_data, tmp_path).part.network
+    assert isinstance(network, nn.Module)
+    assert "of odd shape; torch computes what is frozen" in caplog.text
+
+
+@pytest.mark.usefixtures("compiling")
+def test_a_test_pass_computes_in_float32_what_the_model_does(drawn_data: Path, tmp_path: Path) -> None:
+    case = Case(drawn_data, tmp_path)
+    case.model.eval()
+    whole = frozen.whole(case.part.cut, SPEC, torch.device("cpu"), 100)
+    assert isinstance(whole[0], OpenVinoNetwork)
+    images = SPEC.normalise(torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8))
+    with torch.no_grad():
+        torch.testing.assert_close(whole(images), case.model(images), rtol=1e-4, atol=1e-4)
