@@ -666,6 +666,14 @@ def shorten_mlflow_requests(environ: MutableMapping[str, str] = os.environ) -> N
     environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
+def quiet_profiler(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Keeps torch's profiler, which reads the environment itself, from calling a machine without a GPU an error.
+
+    Its levels go to 4; what the user has set stays.
+    """
+    environ.setdefault("KINETO_LOG_LEVEL", "5")
+
+
 def _read_worker(environ: Mapping[str, str]) -> Worker | None:
     """The four variables that torchrun's launcher sets; a partly set environment is that of something else."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

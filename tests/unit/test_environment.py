@@ -1,6 +1,9 @@
 """SageMaker's contract: what is read, what is refused and how, and the failure file."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from dogbreed.environment import (
     Profiling,
     Tracking,
     available_cpus,
+    quiet_profiler,
     read_serving_environment,
     read_training_environment,
     shorten_mlflow_requests,
@@ -274,6 +278,21 @@ def test_mlflow_gives_up_a_server_soon_unless_the_user_says_otherwise():
     environ = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "100"}
     shorten_mlflow_requests(environ)
     assert environ == {"MLFLOW_HTTP_REQUEST_TIMEOUT": "100", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+
+
+def test_the_profiler_calls_no_machine_without_a_gpu_an_error(opt_ml):
+    program = "from torch.autograd import profiler\nwith profiler.profile(use_kineto=True): pass"
+    said = []
+    for quiet in (False, True):
+        environ = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
+        if quiet:
+            quiet_profiler(environ)
+        done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
+        said.append(done.stderr)
+    assert not said[1]
+    kept = {"KINETO_LOG_LEVEL": "0"}
+    quiet_profiler(kept)
+    assert kept == {"KINETO_LOG_LEVEL": "0"}
 
 
 @pytest.mark.parametrize(

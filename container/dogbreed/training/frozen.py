@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 _PRECISIONS: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
-_WORTH_COMPILING_PX = 512 * 224**2
+_WORTH_COMPILING_PX = 384 * 224**2
 """Converting a network for OpenVINO takes 0.4 to 2.5 s (ResNet-18, DenseNet-121), which 200 to 350 photos give back."""
 
 

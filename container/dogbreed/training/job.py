@@ -28,6 +28,7 @@ from dogbreed.environment import (
     FAILURE_MAX_CHARACTERS,
     TrainingEnvironment,
     name_network_interface,
+    quiet_profiler,
     read_paths,
     read_training_environment,
     write_failure,
@@ -61,6 +62,7 @@ def main() -> int:
         if environment.worker is None and here * len(environment.hosts.all) > 1:
             _run_processes(environment, here)
             return 0
+        quiet_profiler()
         stop_requested = _stop_on_signals()
         team = _join(environment)
         with team.together(), piped.as_folders(environment, team, stop_requested) as environment:
@@ -194,7 +196,13 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             bundle, tested = _test(bundle, tester, lesson.images(splits.test, spec.centre_view), splits)
             known |= tested
         if team.leads and hyperparameters.check_precision:
-            found = compare_precisions(model, spec, splits.validation, stop_requested=stop_requested)
+            found = compare_precisions(
+                model,
+                spec,
+                splits.validation,
+                stop_requested=stop_requested,
+                quick=None if taught.network is model else taught.network.eval(),
+            )
             bundle = replace(bundle, agreements=found)
         if team.leads:
             artifacts.save(bundle, environment.paths.model)

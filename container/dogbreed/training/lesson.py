@@ -130,9 +130,9 @@ class Lesson:
         if cut and not stores:
             return Taught(_stopped(learning), model, {}, self.hyperparameters)
         if cut and stores and self.hyperparameters.search_trials > 1:
-            tested = len(splits.test or ())
+            judged = self._judged(splits)
             return self._teach_best(
-                model, cut, stores, keeper=keeper, kept=kept, checkpoints=checkpoints, tested=tested
+                model, cut, stores, keeper=keeper, kept=kept, checkpoints=checkpoints, judged=judged
             )
         head = None
         if self.hyperparameters.most_head_epochs and kept is None:
@@ -153,7 +153,7 @@ class Lesson:
         learning.load_state_dict(fit.weights)
         if head is not None and not fit.best_epoch and fit.history:
             logger.info("no epoch bettered the head alone, which is kept; trainable=head gives the same in less time")
-        network = self._whole(cut, len(splits.test or ())) if cut else model
+        network = self._whole(cut, self._judged(splits)) if cut else model
         if cut is None or stores is None:
             calibrated = self._calibrate(self.loop, validation)
         else:
@@ -265,6 +265,10 @@ class Lesson:
         dtype = compute.frozen_dtype(self.hyperparameters.precision, device)
         return FrozenPart(cut, self.hyperparameters.model, self.spec, dtype, device, images, cache)
 
+    def _judged(self, splits: Splits) -> int:
+        """How many images the taught network will be shown: those of the test, and of the comparison of precisions."""
+        return len(splits.test or ()) + len(splits.validation) * self.hyperparameters.check_precision
+
     def _whole(self, cut: Cut, images: int) -> nn.Module:
         return frozen.whole(cut, self.spec, self.loop.compute.device, images)
 
@@ -300,7 +304,7 @@ class Lesson:
         keeper: Checkpoints | None,
         kept: Kept | None,
         checkpoints: Path | None,
-        tested: int,
+        judged: int,
     ) -> Taught:
         """Tries heads, and trains the one that the best recipe asks for as a job of its own would.
 
@@ -327,7 +331,7 @@ class Lesson:
         lesson = replace(self, hyperparameters=recipe, loop=loop)._on(cut)
         fit = lesson._fit_by_leader(stores, keeper, kept)
         model.head.load_state_dict(fit.weights)
-        network = self._whole(cut, tested)
+        network = self._whole(cut, judged)
         return Taught(fit, network, {}, recipe, search, lesson._calibrate_by_leader(stores))
 
     def _try_heads(

@@ -42,6 +42,7 @@ def compare_precisions(
     samples: Sequence[Sample],
     *,
     stop_requested: Callable[[], bool],
+    quick: nn.Module | None = None,
 ) -> dict[str, Agreement | str]:
     """Scores validation images in half precision and in float32, with the quickest engine that an endpoint would use.
 
@@ -53,6 +54,7 @@ def compare_precisions(
         spec: preprocessing of an endpoint.
         samples: with the right classes; of many, 512 that are spread evenly are taken.
         stop_requested: ends it early.
+        quick: the same network in eval mode, in a quicker form and in float32, where there is one: the reference.
 
     Returns:
         `engine.describe` -> what was found, or in one sentence why nothing was.
@@ -69,8 +71,8 @@ def compare_precisions(
         network.requires_grad_(False)
         spread = [samples[i * len(samples) // MAX_IMAGES] for i in range(MAX_IMAGES)]
         images_NCHW, truth_N = _read(spread if len(samples) > MAX_IMAGES else samples, spec, stop_requested)
-        reference: Engine = PlainEngine(network, spec)
-        if next(network.parameters()).device.type == "cpu":
+        reference: Engine = PlainEngine(quick or network, spec)
+        if quick is None and next(network.parameters()).device.type == "cpu":
             reference = choice.build("torch", "fp32", network, spec)  # the same answers, in half the time
         expected_NK = _score(reference, images_NCHW, stop_requested)
         network = network.cpu()

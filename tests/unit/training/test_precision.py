@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from dogbreed import backbones
 from dogbreed.backbones import HeadSpec
@@ -85,6 +86,19 @@ def test_what_is_found_is_kept_for_each_engine(model, samples, engines, caplog):
         for sample in samples[10:]
     )
     assert agreement.accuracy_reference == pytest.approx(right / 210)
+
+
+def test_a_quicker_form_of_the_network_is_the_reference_where_there_is_one(model, samples, engines):
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits = nn.Parameter(torch.tensor([0.0, 1.0, 0.0]))
+
+        def forward(self, images):
+            return self.logits.expand(len(images), -1)
+
+    found = precision.compare_precisions(model, SPEC, samples, stop_requested=lambda: False, quick=Constant())
+    assert found["torch-bf16"].accuracy_reference == pytest.approx(70 / 210)
 
 
 def test_only_the_quickest_engine_of_a_cpu_is_compared(model, samples, monkeypatch):
