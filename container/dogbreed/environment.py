@@ -234,7 +234,7 @@ class TrainingEnvironment:
         tracking: MLflow's, or None.
         weights: folder of pretrained weights inside the image.
         cache: folder for what can be computed again: DOGBREED_CACHE_DIR, else the warm pool's, which outlives the
-            job, else scratch.
+            job, else scratch: TMPDIR or /tmp.
     """
 
     paths: Paths
@@ -333,7 +333,7 @@ def read_training_environment(
         tensorboard=_read_tensorboard(paths),
         tracking=_read_tracking(environ),
         weights=Path(environ.get("DOGBREED_WEIGHTS_DIR", "/opt/dogbreed/weights")),
-        cache=Path(cache) if cache else _SCRATCH / "dogbreed",
+        cache=Path(cache) if cache else Path(environ.get("TMPDIR") or _SCRATCH) / "dogbreed",
         log_level=_log_level(environ),
         worker=_read_worker(environ),
         processes=_read_variable(

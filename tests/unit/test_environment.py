@@ -342,6 +342,7 @@ def test_variables_of_a_job(opt_ml):
     ("variables", "folder"),
     [
         ({}, "/tmp/dogbreed"),
+        ({"TMPDIR": "/scratch"}, "/scratch/dogbreed"),
         ({"SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY": "/warm"}, "/warm"),
         ({"SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY": "/warm", "DOGBREED_CACHE_DIR": "/mine"}, "/mine"),
     ],
