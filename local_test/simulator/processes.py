@@ -2,7 +2,8 @@
 
 What a container would give them is stood in for as far as a process of this machine can have it:
 
-- `SAGEMAKER_BASE_DIR` names the root; a program that does not know it cannot run this way.
+- `SAGEMAKER_BASE_DIR` names the root; a program that does not know it cannot run this way. Paths below /opt/ml in the
+  files of input/config and in the given environment become paths below the root.
 - Mounts are links, so data is read where it lies, when it is read. Whether it was written to is looked up afterwards.
 - The first process gets only signals that it has a handler for, and its end is the end of all, as in a container.
 - `TMPDIR` is a folder of its own. /tmp itself is shared.
@@ -40,6 +41,7 @@ from local_test.simulator.subjects import Command, Limits, Mount, Network, Start
 # What the platform or its toolkits set; that of the caller's shell is no part of a job.
 _NOT_INHERITED = ("SM_", "SAGEMAKER_", "TRAINING_JOB_", "SMDEBUG_")
 _LOOK_S = 0.25
+_ROOT = "/opt/ml"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ class ProcessSubject:
             environment["MASTER_PORT"] = str(start.network.port)
         if port:
             environment["SAGEMAKER_BIND_TO_PORT"] = str(port)
-        environment |= {**start.environment, trees.MARK: mark}
+        environment |= {name: _moved(value, start.root) for name, value in start.environment.items()}
+        environment[trees.MARK] = mark
+        _move_config(start.root)
         links = [_link(start.root, mount) for mount in start.mounts]
         watched = {mount.target: mount.source for mount in start.mounts if mount.read_only}
         before = {target: snapshots.take(source) for target, source in watched.items()}
@@ -278,6 +282,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _moved(value: str, root: Path) -> str:
+    """A path below /opt/ml as one below the root; anything else as it is."""
+    return f"{root}{value.removeprefix(_ROOT)}" if value == _ROOT or value.startswith(f"{_ROOT}/") else value
+
+
+def _move_config(root: Path) -> None:
+    """Moves the paths in the strings of the platform's files, of which checkpointconfig.json has one."""
+    for file in (root / "input" / "config").glob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        moved = text.replace(f'"{_ROOT}/', f'"{root}/').replace(f'"{_ROOT}"', f'"{root}"')
+        if moved != text:
+            file.write_text(moved, encoding="utf-8")
 
 
 def _link(root: Path, mount: Mount) -> Path:

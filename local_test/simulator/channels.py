@@ -1,0 +1,151 @@
+"""Input channels: what a request says of them, and which objects each host gets.
+
+A folder stands for an S3 prefix, its files for the objects, their paths below it for the keys.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from local_test.simulator.subjects import SubjectError
+
+_NAME = re.compile(r"[A-Za-z0-9.\-_]{1,64}")
+MAX_CHANNELS = 20
+"""API reference: InputDataConfig."""
+
+
+class RequestError(SubjectError):
+    """The service would refuse the request; the message names the value found and what is allowed."""
+
+
+class InputMode(StrEnum):
+    """How a channel's objects come (API reference: Channel, InputMode)."""
+
+    FILE = "File"
+    FAST_FILE = "FastFile"
+    PIPE = "Pipe"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel of a job.
+
+    Args:
+        name: letters, digits, ``.-_``, 64 at most.
+        source: folder of the objects, or an augmented manifest with ``attributes``.
+        mode: how they come.
+        sharded: every host gets a share of the objects (ShardedByS3Key) instead of all.
+        recordio: objects of a pipe come each in a RecordIO record.
+        content_type: told in inputdataconfig.json; None is not told.
+        attributes: of an augmented manifest, in the order in which they are streamed.
+        reported: mode that inputdataconfig.json tells. AWS's pages disagree on FastFile: the current one says File.
+        shuffle_seed: new order of a pipe's objects in every epoch; None keeps that of the keys.
+    """
+
+    name: str
+    source: Path
+    mode: InputMode = InputMode.FILE
+    sharded: bool = False
+    recordio: bool = False
+    content_type: str | None = None
+    attributes: tuple[str, ...] = ()
+    reported: str | None = None
+    shuffle_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what CreateTrainingJob refuses."""
+        if not _NAME.fullmatch(self.name):
+            raise RequestError(f"channel {self.name!r}: a name has 1 to 64 letters, digits, dots, hyphens, underscores")
+        if self.attributes:
+            if not self.source.is_file():
+                raise RequestError(f"channel {self.name}: {self.source} is not a file; attributes are of a manifest")
+            if self.mode is not InputMode.PIPE or not self.recordio:
+                raise RequestError(
+                    f"channel {self.name}: an augmented manifest is streamed; add mode=Pipe wrapper=RecordIO"
+                )
+        elif not self.source.is_dir():
+            raise RequestError(f"channel {self.name}: {self.source} is not a folder; name one that holds the objects")
+        if self.recordio and self.mode is not InputMode.PIPE:
+            raise RequestError(f"channel {self.name}: wrapper=RecordIO is for mode=Pipe, not {self.mode}")
+
+    def described(self) -> Mapping[str, str]:
+        """Its entry of inputdataconfig.json, which names no source."""
+        told = {
+            "TrainingInputMode": self.reported or ("Pipe" if self.mode is InputMode.PIPE else "File"),
+            "S3DistributionType": "ShardedByS3Key" if self.sharded else "FullyReplicated",
+            "RecordWrapperType": "RecordIO" if self.recordio else "None",
+        }
+        return told | ({"ContentType": self.content_type} if self.content_type else {})
+
+    def objects(self, host: int = 0, hosts: int = 1) -> Sequence[str]:
+        """Keys that a host gets, sorted: all, or every n-th of them. It may be none."""
+        found = sorted(
+            str((Path(folder) / name).relative_to(self.source))
+            for folder, _, names in os.walk(self.source, followlinks=True)
+            for name in names
+        )
+        return found[host::hosts] if self.sharded else found
+
+    def folder(self, host: int, hosts: int, scratch: Path) -> Path:
+        """What is mounted as the channel: its source, or a host's share of it, made in ``scratch``."""
+        if not self.sharded or hosts == 1:
+            return self.source.resolve()
+        share = scratch / self.name
+        share.mkdir(parents=True)
+        for key in self.objects(host, hosts):
+            target = share / key
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # A symbolic link would lead out of a container.
+            try:
+                os.link((self.source / key).resolve(), target)
+            except OSError:
+                shutil.copyfile(self.source / key, target)
+        return share
+
+
+def parse(words: Sequence[str]) -> Channel:
+    """A channel as the command line gives it: ``NAME=FOLDER``, then ``option=value`` words.
+
+    Raises:
+        RequestError: a word is not of this kind; names it.
+    """
+    name, separator, source = words[0].partition("=")
+    if not separator or not source:
+        raise RequestError(f"--channel {words[0]!r}: write NAME=FOLDER, such as train=photos/train")
+    options = {"mode": "File", "distribution": "FullyReplicated", "wrapper": "None"}
+    allowed = {
+        "mode": [str(mode) for mode in InputMode],
+        "distribution": ["FullyReplicated", "ShardedByS3Key"],
+        "wrapper": ["None", "RecordIO"],
+        "reported": [str(mode) for mode in InputMode],
+    }
+    for word in words[1:]:
+        option, separator, value = word.partition("=")
+        if not separator or option not in {*allowed, "content-type", "attributes", "shuffle"}:
+            raise RequestError(
+                f"channel {name}: {word!r} is no option; there are mode, distribution, wrapper, content-type, "
+                "attributes, reported and shuffle, each with =value"
+            )
+        if value not in allowed.get(option, [value]):
+            raise RequestError(f"channel {name}: {option}={value!r}; allowed: {', '.join(allowed[option])}")
+        options[option] = value
+    shuffle = options.get("shuffle")
+    if shuffle is not None and not shuffle.isdecimal():
+        raise RequestError(f"channel {name}: shuffle={shuffle!r} is not a seed; give a whole number")
+    return Channel(
+        name,
+        Path(source).absolute(),
+        InputMode(options["mode"]),
+        sharded=options["distribution"] == "ShardedByS3Key",
+        recordio=options["wrapper"] == "RecordIO",
+        content_type=options.get("content-type"),
+        attributes=tuple(filter(None, options.get("attributes", "").split(","))),
+        reported=options.get("reported"),
+        shuffle_seed=None if shuffle is None else int(shuffle),
+    )

@@ -1,0 +1,369 @@
+"""Jobs of little programs, each of which does one thing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from local_test.cli import main
+from local_test.simulator.channels import RequestError, parse
+from local_test.simulator.consoles import Quiet
+from local_test.simulator.jobs import Checkpoints, Request, run
+from local_test.simulator.metrics import Scraper
+from local_test.simulator.processes import ProcessSubject
+from local_test.simulator.records import Record
+from tests.unit.local_test.programs import programs
+
+HEAD = """
+import json, os, pathlib, signal, sys, time
+ml = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
+config = {file.stem: json.loads(file.read_text()) for file in (ml / "input/config").iterdir()}
+me, hosts = config["resourceconfig"]["current_host"], config["resourceconfig"]["hosts"]
+"""
+
+
+class Heard(Quiet):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.statuses: list[str] = []
+
+    def line(self, host: str, text: str) -> None:
+        self.lines.append(f"{host} {text}")
+
+    def status(self, record: Record) -> None:
+        self.statuses.append(record.content["SecondaryStatus"])
+
+
+class Stage:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.jobs = folder / "jobs"
+        self.heard = Heard()
+
+    def program(self, body: str) -> Path:
+        return programs(self.folder / "programs", train=HEAD + body)
+
+    def run(
+        self, body: str, *, stop_on: str = "", lose: Callable[[], bool] = lambda: False, **options: object
+    ) -> Record:
+        """Runs a job; it is stopped when somebody says ``stop_on``."""
+        subject = ProcessSubject(self.program(body))
+
+        def stop(scraper: Scraper) -> bool:
+            return bool(stop_on) and any(stop_on in line for line in self.heard.lines)
+
+        return run(Request("job-1", **options), subject, self.jobs, self.heard, stop=stop, lose=lose)
+
+    def archived(self, name: str) -> dict[str, str]:
+        with tarfile.open(self.jobs / "job-1" / "output" / name) as packed:
+            return {one.name: packed.extractfile(one).read().decode() for one in packed.getmembers() if one.isfile()}
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("a", "b", "c"):
+        file = tmp_path / "photos" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(name)
+    return tmp_path / "photos"
+
+
+def test_a_job_finds_what_the_platform_writes(stage, photos):
+    record = stage.run(
+        """
+print(json.dumps(config))
+print(json.dumps({name: os.environ[name] for name in ("TRAINING_JOB_NAME", "TRAINING_JOB_ARN", "AWS_REGION", "OWN")}))
+print(sorted(file.name for file in (ml / "input/data/train").iterdir()))
+(ml / "model/weights").write_text("w")
+(ml / "output/data/report").write_text("r")
+""",
+        hyperparameters={"lr": "0.1", "optimizer": "adam", "_tuning_objective_metric": "loss"},
+        quoted=True,
+        channels=[parse([f"train={photos}", "content-type=a/b"])],
+        instance_type="ml.g5.xlarge",
+        environment={"OWN": "/opt/ml/model"},
+        region="eu-west-1",
+        checkpoints=Checkpoints("/opt/ml/checkpoints/mine"),
+        documents={"debughookconfig": {"LocalPath": "/opt/ml/output/tensors"}},
+    )
+    config, environment, files = (line.removeprefix("algo-1 ") for line in stage.heard.lines)
+    ml = stage.jobs / "job-1" / "hosts" / "algo-1" / "ml"
+    assert json.loads(config) == {
+        "hyperparameters": {"lr": "0.1", "optimizer": '"adam"', "_tuning_objective_metric": "loss"},
+        "inputdataconfig": {
+            "train": {
+                "TrainingInputMode": "File",
+                "S3DistributionType": "FullyReplicated",
+                "RecordWrapperType": "None",
+                "ContentType": "a/b",
+            }
+        },
+        "resourceconfig": {
+            "current_host": "algo-1",
+            "current_instance_type": "ml.g5.xlarge",
+            "current_group_name": "homogeneousCluster",
+            "hosts": ["algo-1"],
+            "instance_groups": [
+                {
+                    "instance_group_name": "homogeneousCluster",
+                    "instance_type": "ml.g5.xlarge",
+                    "hosts": ["algo-1"],
+                }
+            ],
+            "network_interface_name": "eth0",
+        },
+        "checkpointconfig": {"LocalPath": str(ml / "checkpoints/mine")},
+        "debughookconfig": {"LocalPath": str(ml / "output/tensors")},
+    }
+    assert json.loads(environment) == {
+        "TRAINING_JOB_NAME": "job-1",
+        "TRAINING_JOB_ARN": "arn:aws:sagemaker:eu-west-1:111122223333:training-job/job-1",
+        "AWS_REGION": "eu-west-1",
+        "OWN": str(ml / "model"),
+    }
+    assert files == "['a', 'b', 'c']"
+    assert record.status == "Completed"
+    assert stage.heard.statuses == ["Starting", "Downloading", "Training", "Uploading", "Completed"]
+    assert stage.archived("model.tar.gz") == {"weights": "w"}
+    assert stage.archived("output.tar.gz") == {"report": "r"}
+    assert Record.read(stage.jobs, "job-1").content == record.content
+
+
+def test_hosts_share_the_objects_and_their_files_are_merged(stage, photos):
+    record = stage.run(
+        """
+(ml / "model" / me).write_text(" ".join(sorted(file.name for file in (ml / "input/data/train").iterdir())))
+(ml / "model" / "same").write_text(me)
+""",
+        hosts=2,
+        channels=[parse([f"train={photos}", "distribution=ShardedByS3Key"])],
+    )
+    assert stage.archived("model.tar.gz") == {"127.0.0.1": "a c", "localhost": "b", "same": "127.0.0.1"}
+    (clash,) = record.local["Clashes"]
+    assert "same was written by 127.0.0.1 and localhost" in clash
+
+
+def test_a_reason_is_cut_where_the_console_cuts_it(stage):
+    record = stage.run('(ml / "output/failure").write_text("x" * 1023 + "é" + "y" * 50); sys.exit(3)')
+    assert record.status == "Failed"
+    assert record.content["FailureReason"] == "x" * 1023 + "é"
+    assert record.local["ExitCodes"] == {"algo-1": 3}
+    assert not (stage.jobs / "job-1" / "output" / "model.tar.gz").exists()
+
+
+def test_without_a_reason_the_platform_has_one(stage):
+    assert stage.run("sys.exit(9)").content["FailureReason"] == "AlgorithmError: , exit code: 9"
+
+
+def test_a_failure_file_does_not_make_a_success_a_failure(stage):
+    record = stage.run('(ml / "output/failure").write_text("never mind")')
+    assert record.status == "Completed"
+    assert "FailureReason" not in record.content
+
+
+def test_metrics_come_from_all_lines(stage):
+    record = stage.run(
+        'print("loss=0.5\\rloss=0.25", file=sys.stderr); print("loss=0.125", end="")',
+        metrics={"loss": r"loss=([0-9.]+)"},
+    )
+    (final,) = record.content["FinalMetricDataList"]
+    assert final["MetricName"] == "loss"
+    assert len(stage.heard.lines) == 3
+
+
+OBEYS = """
+def leave(*_):
+    (ml / "model/weights").write_text("so far")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_stop_leaves_time_to_save(stage):
+    record = stage.run(OBEYS, stop_on="ready")
+    assert record.status == "Stopped"
+    assert stage.heard.statuses[-3:] == ["Stopping", "Uploading", "Stopped"]
+    assert stage.archived("model.tar.gz") == {"weights": "so far"}
+
+
+def test_a_stop_at_a_given_time(stage):
+    record = stage.run("time.sleep(100)", stop_after_s=1.0, stop_grace_s=0)
+    assert record.status == "Stopped"
+    assert record.content["BillableTimeInSeconds"] >= 1
+
+
+def test_who_does_not_hear_is_killed(stage):
+    record = stage.run(
+        '(ml / "model/early").write_text("e"); print("ready", flush=True); time.sleep(100)',
+        stop_on="ready",
+        stop_grace_s=0.3,
+    )
+    assert record.status == "Stopped"
+    assert record.local["ExitCodes"] == {"algo-1": 137}
+    assert stage.archived("model.tar.gz") == {"early": "e"}
+
+
+def test_the_longest_run_is_a_stop(stage):
+    record = stage.run("time.sleep(100)", max_runtime_s=0.5, stop_grace_s=0)
+    assert record.status == "Stopped"
+    assert stage.heard.statuses[-2:] == ["MaxRuntimeExceeded", "Stopped"]
+
+
+COUNTS = """
+checkpoint = pathlib.Path(config["checkpointconfig"]["LocalPath"])
+signal.signal(signal.SIGTERM, lambda *_: (checkpoint / f"terminated-{me}").touch())
+(ml / "model/leftover").touch() if not list(checkpoint.iterdir()) else None
+found = sorted(file.name for file in checkpoint.iterdir())
+print("found", *found, flush=True)
+(checkpoint / f"{len(found)}-{me}").touch()
+if len(found) < 4:
+    time.sleep(100)
+"""
+
+
+def test_an_interruption_takes_all_but_the_checkpoints(stage):
+    lost = 0
+
+    def lose() -> bool:
+        """Once each attempt, when all it wrote is in the store."""
+        nonlocal lost
+        stored = list((stage.jobs / "job-1" / "checkpoints").glob("*-*"))
+        if lost < 2 and len(stored) == 2 * (lost + 1) and len(stage.heard.lines) == len(stored):
+            lost += 1
+            return True
+        return False
+
+    record = stage.run(COUNTS, hosts=2, lose=lose, checkpoints=Checkpoints(every_s=0.05))
+    assert record.status == "Completed"
+    assert record.local["Attempts"] == 3
+    assert stage.heard.statuses.count("Interrupted") == 2
+    assert stage.heard.statuses[3:5] == ["Interrupted", "Starting"]
+    assert sorted(stage.heard.lines) == [
+        "127.0.0.1 found",
+        "127.0.0.1 found 0-127.0.0.1 0-localhost",
+        "127.0.0.1 found 0-127.0.0.1 0-localhost 2-127.0.0.1 2-localhost",
+        "localhost found",
+        "localhost found 0-127.0.0.1 0-localhost",
+        "localhost found 0-127.0.0.1 0-localhost 2-127.0.0.1 2-localhost",
+    ], "and nobody was told by SIGTERM"
+    assert stage.archived("model.tar.gz") == {}, "the model folder of a lost host is lost"
+
+
+def test_an_interruption_at_a_given_time_of_each_attempt(stage):
+    record = stage.run("time.sleep(1)", interruptions_s=[0.1, 0.1])
+    assert (record.status, record.local["Attempts"]) == ("Completed", 3)
+
+
+def test_when_one_host_fails_the_others_are_stopped(stage, monkeypatch):
+    monkeypatch.setattr("local_test.simulator.jobs._OTHERS_S", 0.2)
+    record = stage.run(
+        f"if me == 'localhost':\n    (ml / 'output/failure').write_text('mine'); sys.exit(5)\n{OBEYS}", hosts=2
+    )
+    assert record.status == "Failed"
+    assert record.content["FailureReason"] == "mine"
+
+
+def test_pipes_are_fed_until_the_job_ends(stage, photos):
+    record = stage.run(
+        """
+for epoch in range(2):
+    pipe = ml / f"input/data/train_{epoch}"
+    while not pipe.exists():
+        time.sleep(0.01)
+    print(pipe.read_text(), flush=True)
+""",
+        channels=[parse([f"train={photos}", "mode=Pipe"])],
+    )
+    assert record.status == "Completed"
+    assert stage.heard.lines == ["algo-1 abc", "algo-1 abc"]
+
+
+def test_what_is_written_to_a_channel_is_told(stage, photos):
+    record = stage.run(
+        '(ml / "input/data/train/cache").touch()', channels=[parse([f"train={photos}", "mode=FastFile"])]
+    )
+    assert record.local["WrittenChannels"] == ["input/data/train"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"hosts": 0}, "0 hosts"),
+        ({"hyperparameters": {"a": "x" * 2501}}, "has 1 and 2501 characters"),
+        ({"hyperparameters": {str(number): "1" for number in range(101)}}, "101 hyperparameters; a job takes 100"),
+        ({"name": "under_score"}, "'under_score' is no name of a job"),
+    ],
+)
+def test_requests_that_the_service_refuses(stage, options, sentence):
+    subject = ProcessSubject(stage.program(""))
+    with pytest.raises(RequestError, match=sentence):
+        run(Request(**{"name": "job-1", **options}), subject, stage.jobs, stage.heard)
+
+
+@pytest.mark.parametrize("path", ["/tmp/x", "/opt/ml", "/opt/ml/../x", "checkpoints"])
+def test_checkpoints_are_below_opt_ml(path):
+    with pytest.raises(RequestError, match=f"checkpoints at {path!r}: only folders below /opt/ml"):
+        Checkpoints(path)
+
+
+def test_a_name_is_used_once(stage):
+    stage.run("pass")
+    with pytest.raises(RequestError, match="there is a job job-1"):
+        stage.run("pass")
+
+
+def train(stage: Stage, body: str, *options: str) -> list[str]:
+    folders = ["--process", str(stage.program(body)), "--folder", str(stage.jobs), "--name", "job-1"]
+    return ["train", *folders, *options]
+
+
+def test_the_command_tells_how_it_ended(stage, photos, capsys):
+    body = 'print("score=3 of", config["hyperparameters"]); sys.exit(int(config["hyperparameters"]["code"]))'
+    options = ["--data", str(photos), "--hp", "code=4 a='b c'", "--metric", r"score=score=(\d)", "--env", "A=b"]
+    assert main(train(stage, body, *options)) == 1
+    out, err = capsys.readouterr()
+    assert "algo-1 | score=3 of {'code': '4', 'a': 'b c'}" in err
+    assert "job-1 Training" in err
+    assert "job-1: Failed, billed " in out
+    assert "failure reason: AlgorithmError: , exit code: 4" in out
+    assert [line.split() for line in out.splitlines()][:2] == [
+        ["metric", "last", "lowest", "highest", "values"],
+        ["score", "3", "3", "3", "1"],
+    ]
+
+
+def test_mistakes_are_one_sentence(stage, capsys):
+    assert main(train(stage, "", "--hp", "lr")) == 2
+    assert capsys.readouterr().err == "local_test train: --hp 'lr': write NAME=VALUE\n"
+    assert main(["stop", "nothing", "--folder", str(stage.jobs)]) == 2
+    assert "there is no job nothing" in capsys.readouterr().err
+
+
+def test_stop_from_another_process(stage, capsys):
+    command = [sys.executable, "-m", "local_test", *train(stage, OBEYS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        log = stage.jobs / "job-1" / "logs" / "algo-1.log"
+        deadline = time.monotonic() + 60
+        while not log.exists() or "ready" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert main(["stop", "job-1", "--folder", str(stage.jobs)]) == 0
+        assert capsys.readouterr().out == "job-1: Stopped\n"
+        out, _ = running.communicate(timeout=60)
+    assert running.returncode == 0
+    assert "job-1: Stopped" in out
+    assert main(["stop", "job-1", "--folder", str(stage.jobs)]) == 2
+    assert "job job-1 has ended: Stopped" in capsys.readouterr().err
