@@ -1,8 +1,8 @@
 """Interrupt a job at random moments and demand the model of an uninterrupted one.
 
-One job runs through. Then N jobs with the same request lose all their hosts once, at a random moment between the start of
-training and the time that the first one took, and start again from their checkpoints. The compared files in model.tar.gz
-must be the same, byte for byte. The exit code is 0 when all are. See docs/local-platform.md.
+One job runs through. Then N jobs with the same request lose all their hosts once, at a random moment between the start
+of training and the time that the first one took, and start again from their checkpoints. The compared files in
+model.tar.gz must be the same, byte for byte. The exit code is 0 when all are. See docs/local-platform.md.
 """
 
 from __future__ import annotations

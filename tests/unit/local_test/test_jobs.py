@@ -367,3 +367,82 @@ def test_stop_from_another_process(stage, capsys):
     assert "job-1: Stopped" in out
     assert main(["stop", "job-1", "--folder", str(stage.jobs)]) == 2
     assert "job job-1 has ended: Stopped" in capsys.readouterr().err
+
+
+TUNED = """
+values = config["hyperparameters"]
+assert values["_tuning_objective_metric"] == "score" and all(isinstance(value, str) for value in values.values())
+for epoch in range(3):
+    print(f"score={float(values['x']) * 10 + epoch - (9 if epoch == 2 else 0)};", flush=True)
+    if values.get("slow") and float(values["x"]) < 0.4:
+        time.sleep(100)
+(ml / "model/x").write_text(values["x"])
+"""
+
+
+def tune(stage: Stage, body: str, *options: str) -> list[str]:
+    where = ["--process", str(stage.program(body)), "--folder", str(stage.jobs), "--name", "search"]
+    return ["tune", *where, "--metric", r"score=score=([-0-9.]+);", "--objective", "score", *options]
+
+
+def test_a_search_takes_the_last_value_and_shows_the_best_first(stage, capsys):
+    assert main(tune(stage, TUNED, "--float", "x=0..1", "--max-jobs", "3", "--parallel", "2", "--seed", "1")) == 0
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert header[:3] == ["job", "status", "score"]
+    assert sorted(row[0] for row in rows) == ["search-001", "search-002", "search-003"]
+    scores = [float(row[2]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    best = float(rows[0][-1].removeprefix("x="))
+    assert scores[0] == pytest.approx(best * 10 + 2 - 9, rel=1e-4)
+
+
+def test_a_search_stops_what_is_worse_than_the_median(stage, capsys):
+    options = ["--hp", "slow=1", "--float", "x=0.2..0.8", "--strategy", "grid", "--early-stop", "--grace", "0"]
+    body = TUNED.replace("< 0.4", "> 0.7")
+    assert main(tune(stage, body, *options, "--minimize")) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[:3] for line in out.splitlines()[1:]] == [
+        ["search-001", "Completed", "-5"],
+        ["search-002", "Completed", "-2"],
+        ["search-003", "Stopped", "early"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--float", "x=0..1", "--objective", "none"], "--objective 'none' is no metric; there are score"),
+        (["--float", "x=0..1", "--hp", "x=1"], "x is given by --hp and has a range"),
+        (["--float", "x=0..1", "--parallel", "0"], "give 1 at least"),
+        (["--float", "x=0..1", "--name", "n" * 33], "has 33 characters"),
+    ],
+)
+def test_searches_that_the_service_refuses(stage, capsys, options, sentence):
+    assert main(tune(stage, TUNED, *options)) == 2
+    assert sentence in capsys.readouterr().err
+
+
+RESUMES = """
+checkpoint = pathlib.Path(config["checkpointconfig"]["LocalPath"]) / me
+done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+for step in range(done + 1, 11):
+    time.sleep(0.05)
+    part = checkpoint.with_suffix(".tmp")
+    part.write_text(str(step))
+    part.rename(checkpoint)
+(ml / "model" / me).write_text({model})
+"""
+
+
+@pytest.mark.parametrize(("model", "code"), [("str(step)", 0), ("str(done)", 1)])
+def test_interrupted_jobs_must_give_the_model_of_the_whole_one(stage, capsys, model, code):
+    folders = ["--process", str(stage.program(RESUMES.format(model=model))), "--folder", str(stage.jobs)]
+    options = ["--times", "2", "--seed", "3", "--name", "spot", "--compare", "*", "--hosts", "2"]
+    every = ["--checkpoints", "--checkpoint-every", "0.01"]
+    assert main(["spot", *folders, *options, *every]) == code
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1] == ("2 of 2 equal" if code == 0 else "0 of 2 equal")
+    assert "compared: 127.0.0.1, localhost" in out[0]
+    assert out[1].endswith("equal" if code == 0 else "different: 127.0.0.1, localhost")
+    assert main(["spot", *folders, *options]) == 2
+    assert "without --checkpoints" in capsys.readouterr().err
