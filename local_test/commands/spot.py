@@ -1,8 +1,9 @@
 """Interrupt a job at random moments and demand the model of an uninterrupted one.
 
-One job runs through. Then N jobs with the same request lose all their hosts once, at a random moment between the start
-of training and the time that the first one took, and start again from their checkpoints. The compared files in
-model.tar.gz must be the same, byte for byte. The exit code is 0 when all are. See docs/local-platform.md.
+One job runs through. Then N jobs with the same request lose all their hosts once, at a random moment, and start again
+from their checkpoints. Moments lie between the start of the containers, or the first line that --from finds, and the
+end as the first job had it. The compared files in model.tar.gz must be the same, byte for byte. The exit code is 0 when
+all are. See docs/local-platform.md.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import argparse
 import dataclasses
 import fnmatch
 import hashlib
+import math
 import random
+import re
 import sys
 import tarfile
 import time
@@ -32,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--times", type=int, default=20, metavar="N", help="interrupted jobs: 20")
     parser.add_argument("--for", type=float, dest="budget_s", metavar="S", help="begin no further job after S seconds")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--from", dest="begin", metavar="REGEX", help="moments begin at the first line with it")
     parser.add_argument(
         "--compare", default="*.safetensors", metavar="PATTERN", help="files of the model: *.safetensors"
     )
@@ -48,26 +52,30 @@ def run(arguments: argparse.Namespace) -> int:
     request = train.request_of(arguments, f"{name}-whole")
     moments = random.Random(arguments.seed)
     began = time.monotonic()
-    whole = _job(request, subject, arguments.folder)
+    watch = _Watch(_regex(arguments.begin))
+    whole = _job(request, subject, arguments.folder, watch)
+    length_s = watch.ended - watch.began
     wanted = digests(whole.folder / "output" / "model.tar.gz", arguments.compare)
+    if math.isnan(length_s):
+        raise UsageError(f"--from {arguments.begin!r} is in no line of the uninterrupted job; see {whole.folder}/logs")
     if whole.status != "Completed" or not wanted:
         found = whole.content.get("FailureReason", f"no file {arguments.compare} in its model")
         raise UsageError(f"the uninterrupted job {whole.status}: {found}")
-    length_s = whole.seconds("Training")
-    print(f"{request.name}: {length_s:.1f} s of training, compared: {', '.join(wanted)}", flush=True)
-    equal = done = 0
+    print(f"{request.name}: {length_s:.1f} s to be interrupted in, compared: {', '.join(wanted)}", flush=True)
+    equal = done = interrupted = 0
     for number in range(1, arguments.times + 1):
         if arguments.budget_s is not None and time.monotonic() - began > arguments.budget_s:
             break
         moment_s = moments.uniform(0, length_s)
-        interrupted = dataclasses.replace(request, name=f"{name}-{number:03}", interruptions_s=[moment_s])
-        record = _job(interrupted, subject, arguments.folder)
-        done += 1
+        watch = _Watch(_regex(arguments.begin), moment_s)
+        record = _job(dataclasses.replace(request, name=f"{name}-{number:03}"), subject, arguments.folder, watch)
         verdict = _verdict(record, wanted, arguments.compare)
+        done += 1
         equal += verdict == "equal"
-        attempts = "interrupted once" if record.local.get("Attempts", 1) > 1 else "ended before it"
-        print(f"{interrupted.name}: lost at {moment_s:.1f} s, {attempts}: {verdict}", flush=True)
-    print(f"{equal} of {done} equal")
+        interrupted += watch.lost
+        told = "" if watch.lost else ", but it ended before"
+        print(f"{name}-{number:03}: lost after {moment_s:.2f} s{told}: {verdict}", flush=True)
+    print(f"{equal} of {done} equal, {interrupted} of them interrupted")
     return 0 if equal == done else 1
 
 
@@ -84,9 +92,51 @@ def digests(archive: Path, pattern: str) -> Mapping[str, str]:
     return found
 
 
-def _job(request: jobs.Request, subject: Subject, folder: Path) -> Record:
+class _Watch(consoles.Quiet):
+    """Chooses the moment of a loss.
+
+    Args:
+        begin: time runs from the first line with it; None: from the start of the containers.
+        moment_s: of the loss; None is never.
+    """
+
+    def __init__(self, begin: re.Pattern[str] | None, moment_s: float | None = None) -> None:
+        self._begin = begin
+        self._moment_s = moment_s
+        self.began = self.ended = math.nan
+        self.lost = False
+
+    def line(self, host: str, text: str) -> None:
+        """Perhaps the first one."""
+        if self._begin and math.isnan(self.began) and self._begin.search(text):
+            self.began = time.monotonic()
+
+    def status(self, record: Record) -> None:
+        """Perhaps the start, or the end."""
+        status = record.content["SecondaryStatus"]
+        if not self._begin and math.isnan(self.began) and status == "Training":
+            self.began = time.monotonic()
+        if status == "Uploading":
+            self.ended = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Once, and never before the beginning: nothing is later than no number."""
+        if self.lost or self._moment_s is None or not time.monotonic() - self.began >= self._moment_s:
+            return False
+        self.lost = True
+        return True
+
+
+def _job(request: jobs.Request, subject: Subject, folder: Path, watch: _Watch) -> Record:
     print(f"{request.name} runs", file=sys.stderr, flush=True)
-    return jobs.run(request, subject, folder, consoles.Quiet())
+    return jobs.run(request, subject, folder, watch, lose=watch.is_due)
+
+
+def _regex(text: str | None) -> re.Pattern[str] | None:
+    try:
+        return None if text is None else re.compile(text)
+    except re.error as error:
+        raise UsageError(f"--from {text!r} is no regular expression: {error}") from error
 
 
 def _verdict(record: Record, wanted: Mapping[str, str], pattern: str) -> str:

@@ -425,7 +425,8 @@ def test_searches_that_the_service_refuses(stage, capsys, options, sentence):
 RESUMES = """
 checkpoint = pathlib.Path(config["checkpointconfig"]["LocalPath"]) / me
 done = int(checkpoint.read_text()) if checkpoint.exists() else 0
-for step in range(done + 1, 11):
+print("begun", flush=True)
+for step in range(done + 1, 41):
     time.sleep(0.05)
     part = checkpoint.with_suffix(".tmp")
     part.write_text(str(step))
@@ -437,11 +438,11 @@ for step in range(done + 1, 11):
 @pytest.mark.parametrize(("model", "code"), [("str(step)", 0), ("str(done)", 1)])
 def test_interrupted_jobs_must_give_the_model_of_the_whole_one(stage, capsys, model, code):
     folders = ["--process", str(stage.program(RESUMES.format(model=model))), "--folder", str(stage.jobs)]
-    options = ["--times", "2", "--seed", "3", "--name", "spot", "--compare", "*", "--hosts", "2"]
+    options = ["--times", "2", "--seed", "3", "--name", "spot", "--compare", "*", "--hosts", "2", "--from", "begun"]
     every = ["--checkpoints", "--checkpoint-every", "0.01"]
     assert main(["spot", *folders, *options, *every]) == code
     out = capsys.readouterr().out.splitlines()
-    assert out[-1] == ("2 of 2 equal" if code == 0 else "0 of 2 equal")
+    assert out[-1] == f"{2 if code == 0 else 0} of 2 equal, 2 of them interrupted"
     assert "compared: 127.0.0.1, localhost" in out[0]
     assert out[1].endswith("equal" if code == 0 else "different: 127.0.0.1, localhost")
     assert main(["spot", *folders, *options]) == 2
