@@ -75,12 +75,18 @@ class Handler(BaseHTTPRequestHandler):
             return self.parts(int(value))
         if do == "session":
             return self.send(200, b"ok", {"X-Amzn-SageMaker-New-Session-Id": "s1; Expires=2030-01-01T00:00:00Z"})
-        if do == "fail-first":  # once for each word in the body
-            mark = ROOT / body.decode().strip()
+        if "FAIL_FIRST" in os.environ:  # once for each body
+            mark = ROOT / body.decode()
             if not mark.exists():
                 mark.touch()
-                return self.send(int(value), b"not yet")
-        if do == "echo":
+                return self.send(int(os.environ["FAIL_FIRST"]), b"not yet")
+        if os.environ.get("KILLED_BY", "-").encode() == body:
+            os._exit(9)
+        if os.environ.get("SLOW", "-").encode() == body:
+            time.sleep(100)
+        if os.environ.get("REFUSED", "-").encode() == body:
+            return self.send(400, b"bad")
+        if "ECHO" in os.environ:
             return self.send(200, body)
         told = {"path": self.path, "headers": dict(self.headers), "bytes": len(body), "pid": os.getpid()}
         told["environment"] = {name: value for name, value in os.environ.items() if name.startswith("SAGEMAKER_")}
