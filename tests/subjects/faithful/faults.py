@@ -1,0 +1,11 @@
+"""Which fault this subject has: the name in the file `fault` beside it; none without the file."""
+
+from pathlib import Path
+
+_FILE = Path(__file__).with_name("fault")
+FAULT = _FILE.read_text(encoding="utf-8").strip() if _FILE.exists() else ""
+
+
+def has(fault: str) -> bool:
+    """Whether the subject is to do this wrong. Every fault has the name of the check that must find it."""
+    return fault == FAULT
