@@ -27,6 +27,7 @@ PATIENCE = Patience(
     ping_s=0.5,
     request_s=10,
     stop_serve_s=2,
+    notice_s=0.5,
     recover_s=3,
     load_s=1.0,
     repeats=40,

@@ -219,6 +219,11 @@ class Jobs:
         found = (re.search(self.training.objective_regex, line) for line in log.splitlines())
         return [_number(match.group(1)) for match in found if match]
 
+    def closing_lines(self, values: Sequence[float | None]) -> int:
+        """1 where the last of a plain job's objectives is an earlier one said again, as the tuner likes it, else 0."""
+        epochs = self.training.epochs
+        return int(epochs is not None and len(values) == epochs + 1 and values[-1] in values[:-1])
+
     def _start_of_host(self, root: Path, log: Path, mounts: Sequence[Mount], name: str, network: Network) -> Start:
         return Start(
             Command.TRAIN,

@@ -116,17 +116,9 @@ def _hyperparameters(given: Mapping[str, str], traits: Collection[Trait]) -> dic
     more = {**(_TUNING if Trait.TUNING_KEY in traits else {})}
     plain = {**given, **(_SDK if Trait.SDK_KEYS in traits else {})}
     if Trait.QUOTED in traits:
-        plain = {name: _quoted(value) for name, value in plain.items()}
+        # As the SDK's framework estimators do with values that are strings, `"3"` among them.
+        plain = {name: json.dumps(value) for name, value in plain.items()}
     return {**plain, **more}
-
-
-def _quoted(value: str) -> str:
-    """As `json.dumps` of the value that the user had: strings get quotes, numbers and truth values do not."""
-    try:
-        json.loads(value)
-    except ValueError:
-        return json.dumps(value)
-    return value
 
 
 def _channel(traits: Collection[Trait], sharded: bool) -> dict[str, str]:

@@ -21,6 +21,7 @@ class Patience:
         accept_s: for a connection to be accepted.
         request_s: for an answer.
         stop_serve_s: between SIGTERM and SIGKILL for an endpoint.
+        notice_s: that others may take to notice that a process is gone, and to leave for that reason.
         recover_s: for the service to be back when one of its processes was killed.
         load_s: for which many clients ask at once.
         clients: so many.
@@ -38,6 +39,7 @@ class Patience:
     accept_s: float = 0.25
     request_s: float = 60.0
     stop_serve_s: float = 30.0
+    notice_s: float = 3.0
     recover_s: float = 30.0
     load_s: float = 3.0
     clients: int = 8

@@ -19,6 +19,7 @@ from local_test.simulator.checks.profile import Serving
 from local_test.simulator.subjects import Command, Mount, Running, Start, Subject
 
 _POLL_S = 0.03
+_SECOND_WINDOW_S = 30.0
 
 
 class Model(StrEnum):
@@ -120,9 +121,9 @@ class Server:
             timeout_s=self.patience.request_s,
         )
 
-    def wait_until_ready(self) -> bool:
+    def wait_until_ready(self, within_s: float | None = None) -> bool:
         """Asks /ping until it is 200, and then /invocations at once."""
-        deadline = self.began + self.patience.ready_s
+        deadline = self.began + (within_s or self.patience.ready_s)
         while time.monotonic() < deadline and self.running.exit_code() is None:
             with contextlib.suppress(NoAnswerError):
                 if self.ping().status == 200:
@@ -158,6 +159,10 @@ class Servers:
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _shared: dict[Endpoint, Server] = field(default_factory=dict)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _window_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._window_s = self.patience.ready_s
 
     def shared(self, endpoint: Endpoint | None = None) -> Server:
         """A server that is ready, the same for all that ask for this endpoint.
@@ -176,7 +181,9 @@ class Servers:
         if endpoint not in self._shared:
             self.close()
             server = self._stack.enter_context(self.fresh(endpoint))
-            server.wait_until_ready()
+            if server.wait_until_ready(self._window_s) and endpoint == Endpoint():
+                # Another endpoint of the same model takes about as long, or forever.
+                self._window_s = min(self._window_s, max(_SECOND_WINDOW_S, 5 * (server.ready_s or 0.0)))
             self._shared[endpoint] = server
         return self._shared[endpoint]
 
@@ -188,15 +195,19 @@ class Servers:
         root = folder / "ml"
         for name in ("model", "models"):
             (root / name).mkdir(parents=True)
-        model = self._model(endpoint.model, folder / "model")
-        mount = Mount(model, "models/one/model" if endpoint.multi_model else "model")
+        if endpoint.multi_model:
+            # The platform unpacks these itself, and only then asks for them.
+            self._model(endpoint.model, root / "models" / "one" / "model")
+            mounts = []
+        else:
+            mounts = [Mount(self._model(endpoint.model, folder / "model"), "model")]
         running = self.subject.start(
             Start(
                 Command.SERVE,
                 root,
                 folder / "log",
                 environment={**self.serving.environment, **dict(endpoint.environment)},
-                mounts=[mount],
+                mounts=mounts,
                 port=endpoint.port,
                 network_isolation=endpoint.isolated,
             )
@@ -214,7 +225,7 @@ class Servers:
 
     def _model(self, kind: Model, folder: Path) -> Path:
         if kind is Model.MISSING:
-            folder.mkdir()
+            folder.mkdir(parents=True)
             return folder
         shutil.copytree(self.model, folder)
         if kind is Model.BROKEN:
