@@ -44,7 +44,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 export DOCKER_BUILDKIT := 1
 
 .PHONY: help install demo train tune serve predict evaluate test lint fmt lock build push stack local-train local-serve \
-  test-image bench-training bench-loader bench-passes bench-memory bench-serving bench-insight clean
+  test-image bench-training bench-loader bench-passes bench-memory bench-serving bench-insight bench-tuning clean
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -200,6 +200,10 @@ bench-serving: $(INSTALLED) ## Compare the server with others (BENCH_FLAGS; benc
 bench-insight: $(INSTALLED) ## Compare epochs with insight and without on DATA (WEIGHTS of mobilenet_v2), some minutes
 	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-insight DATA=folder/with/train/valid/test" >&2; exit 1; }
 	@$(BIN)/python benchmarks/insight.py --data "$$DATA" $(if $(WEIGHTS),--weights mobilenet_v2="$$WEIGHTS")
+
+bench-tuning: $(INSTALLED) ## Compare 20 trials with one job and with plain runs on DATA (WEIGHTS of mobilenet_v2), some minutes
+	@[[ -n "$$DATA" && -n "$$WEIGHTS" ]] || { echo "name photos and weights: make bench-tuning DATA=photos WEIGHTS=mobilenet_v2.pth" >&2; exit 1; }
+	@$(BIN)/python benchmarks/tuning.py --data "$$DATA" --weights mobilenet_v2="$$WEIGHTS" $(BENCH_FLAGS)
 
 clean: ## Remove build/; .venv stays
 	rm -rf build

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from local_test.simulator.subjects import SubjectError
 
 # In the order of the help.
-_COMMANDS: tuple[str, ...] = ("train", "tune", "serve", "transform", "check", "stop", "spot",)
+_COMMANDS: tuple[str, ...] = ("train", "tune", "serve", "transform", "check", "stop", "spot")
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 

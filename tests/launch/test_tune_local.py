@@ -24,7 +24,7 @@ from tests.launch.scripted import Scripted
 from dogbreed.hyperparameters import SearchRange
 from scripts.launcher.errors import OutcomeError, SettingError
 from scripts.launcher.search import local, trials
-from scripts.launcher.search.process import Job
+from scripts.launcher.search.process import Job, Processes
 from scripts.launcher.search.space import Space
 
 pytest.importorskip("optuna", reason="there is no optuna to search with")
@@ -92,7 +92,7 @@ def make(tmp_path: Path, python: str) -> Any:
 
 def run(plan: local.Plan, sleep: Any = lambda seconds: time.sleep(0.01)) -> tuple[local.Search, list[str]]:
     said: list[str] = []
-    search = local.Search(plan, said.append)
+    search = local.Search(plan, Processes(), said.append)
     search.run(sleep)
     return search, said
 
@@ -121,7 +121,7 @@ def test_what_is_fixed_goes_to_every_trial_and_to_the_best(make: Any) -> None:
     assert best is not None
     assert best.hyperparameters["epochs"] == "2"
     config = search.plan.folder / best.trial / "input" / "config" / "hyperparameters.json"
-    assert json.loads(config.read_text()) == {"check-precision": "false", **best.hyperparameters}
+    assert json.loads(config.read_text()) == {"check-precision": "false", "insight": "false", **best.hyperparameters}
 
 
 def test_a_second_run_goes_on_where_the_first_ended(make: Any) -> None:
@@ -135,7 +135,7 @@ def test_a_second_run_goes_on_where_the_first_ended(make: Any) -> None:
 
 def test_ctrl_c_keeps_what_is_done_and_the_rest_is_tried_again(make: Any) -> None:
     plan = make(4, Space(LR, {"gamma": "0.05", "epochs": "20"}))
-    search = local.Search(plan, lambda line: None)
+    search = local.Search(plan, Processes(), lambda line: None)
 
     def interrupt(seconds: float) -> None:
         time.sleep(0.02)
@@ -170,7 +170,7 @@ def test_a_trial_that_falls_behind_is_stopped_by_sigterm(make: Any, strategy: st
     rates = (0.03, 0.031, 0.032, 0.033, 0.034, 0.89)
     space = Space({"lr": SearchRange(choices=rates)}, {"gamma": "0.1", "epochs": "8"})
     plan = make(6, space, strategy=strategy, prune=True)
-    search = local.Search(plan, lambda line: None)
+    search = local.Search(plan, Processes(), lambda line: None)
     for lr in rates:
         search._study.enqueue_trial({"lr": f"{lr}"})
     search.run(lambda seconds: time.sleep(0.01))
@@ -197,13 +197,13 @@ def test_a_trial_that_fails_is_a_row_and_all_failing_is_one_error(make: Any) -> 
 def test_two_at_a_time_have_cores_of_their_own(make: Any) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("this machine has one core")
-    search = local.Search(make(4, Space(LR, {"gamma": "0.05"}), parallel=2), lambda line: None)
+    search = local.Search(make(4, Space(LR, {"gamma": "0.05"}), parallel=2), Processes(), lambda line: None)
     seen: list[list[set[int]]] = []
 
     def look(seconds: float) -> None:
         time.sleep(0.01)
         with contextlib.suppress(ProcessLookupError):
-            seen.append([os.sched_getaffinity(one.process.pid) for one in search._running.values()])
+            seen.append([os.sched_getaffinity(one.process.running.process.pid) for one in search._running.values()])
 
     search.run(look)
     together = [pair for pair in seen if len(pair) == 2]
@@ -235,18 +235,18 @@ def test_classes_that_are_called_test_stay(tmp_path: Path) -> None:
 def test_another_search_of_the_same_name_is_refused(make: Any) -> None:
     run(make(1))
     with pytest.raises(SettingError, match="holds a search of the same name with another space"):
-        local.Search(make(1, Space(LR, {"epochs": "2"})), print)
+        local.Search(make(1, Space(LR, {"epochs": "2"})), Processes(), print)
 
 
 def test_more_at_a_time_than_cores_is_refused(make: Any) -> None:
     with pytest.raises(SettingError, match="--parallel 4096: there are"):
-        local.Search(make(1, parallel=4096), print)
+        local.Search(make(1, parallel=4096), Processes(), print)
 
 
 def test_without_optuna_it_is_one_sentence(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(SettingError, match="a local search needs Optuna"):
-        local.Search(make(1), print)
+        local.Search(make(1), Processes(), print)
 
 
 @pytest.mark.parametrize(

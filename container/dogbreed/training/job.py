@@ -187,7 +187,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             # The criterion that training is watched by hears of no test; a rule that ended it does not end the test.
             tester = replace(
                 loop,
-                model=taught.network,
+                model=taught.network(),
                 criterion=SmoothedCrossEntropyLoss(),
                 stop_requested=stop_requested,
                 # On a CPU an endpoint computes in float32; the test scores are to be its scores.
@@ -201,7 +201,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
                 spec,
                 splits.validation,
                 stop_requested=stop_requested,
-                quick=None if taught.network is model else taught.network.eval(),
+                quick=taught.network,
             )
             bundle = replace(bundle, agreements=found)
         if team.leads:

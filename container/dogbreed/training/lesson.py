@@ -10,6 +10,7 @@ goes on with, as if it had been given. Knows no files but the folders it is hand
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -73,7 +74,7 @@ class Taught:
 
     Attributes:
         fit: of what was trainable.
-        network: the taught classifier in the form that evaluates quickest: normalised images -> logits.
+        network: makes, once, the form of the taught classifier that evaluates quickest: normalised images -> logits.
         head_metrics: of the head that learnt alone first; empty when none did.
         hyperparameters: that it was taught with: the given ones, or those of the best head that was tried.
         search: what was tried, see `tryout.report`; empty when nothing was.
@@ -81,7 +82,7 @@ class Taught:
     """
 
     fit: FitResult
-    network: nn.Module
+    network: Callable[[], nn.Module]
     head_metrics: dict[str, float]
     hyperparameters: Hyperparameters
     search: Mapping[str, Any] = field(default_factory=dict)
@@ -128,7 +129,7 @@ class Lesson:
         stores = self._store(cut, splits, cache) if cut else None
         learning = cut.rest if cut else model
         if cut and not stores:
-            return Taught(_stopped(learning), model, {}, self.hyperparameters)
+            return Taught(_stopped(learning), lambda: model, {}, self.hyperparameters)
         if cut and stores and self.hyperparameters.search_trials > 1:
             judged = self._judged(splits)
             return self._teach_best(
@@ -139,7 +140,7 @@ class Lesson:
             head = self._learn_head(model, cut, stores, splits, cache)
             if head.ended_by == "stop signal":
                 fit = replace(head, weights=clone_weights(learning))
-                return Taught(fit, model, head.metrics, self.hyperparameters)
+                return Taught(fit, lambda: model, head.metrics, self.hyperparameters)
 
         if cut is None or stores is None:
             train, validation = self._images_of(splits, cache)
@@ -153,7 +154,7 @@ class Lesson:
         learning.load_state_dict(fit.weights)
         if head is not None and not fit.best_epoch and fit.history:
             logger.info("no epoch bettered the head alone, which is kept; trainable=head gives the same in less time")
-        network = self._whole(cut, self._judged(splits)) if cut else model
+        network = functools.cache(partial(self._whole, cut, self._judged(splits))) if cut else lambda: model
         if cut is None or stores is None:
             calibrated = self._calibrate(self.loop, validation)
         else:
@@ -314,7 +315,7 @@ class Lesson:
         file = checkpoints / _SEARCH_FILE if checkpoints else None
         search, weights, stopped = self._try_heads(model, stores, file, going_on=kept is not None)
         if not search:
-            return Taught(_stopped(model.head), model, {}, self.hyperparameters)
+            return Taught(_stopped(model.head), lambda: model, {}, self.hyperparameters)
         recipe = Hyperparameters.parse(search["hyperparameters"])
         model.head = self._make_head(model, recipe)
         cut = replace(cut, rest=model.head)
@@ -322,7 +323,7 @@ class Lesson:
             model.head.load_state_dict(weights)
             best = next(trial for trial in search["trials"] if trial["trial"] == search["trial"])
             fit = FitResult((), best["best_epoch"], best["metrics"], None, clone_weights(model.head), "stop signal")
-            return Taught(fit, model, {}, recipe, search)
+            return Taught(fit, lambda: model, {}, recipe, search)
         loop = replace(
             self.loop,
             criterion=SmoothedCrossEntropyLoss(label_smoothing=recipe.label_smoothing),
@@ -331,7 +332,7 @@ class Lesson:
         lesson = replace(self, hyperparameters=recipe, loop=loop)._on(cut)
         fit = lesson._fit_by_leader(stores, keeper, kept)
         model.head.load_state_dict(fit.weights)
-        network = self._whole(cut, judged)
+        network = functools.cache(partial(self._whole, cut, judged))
         return Taught(fit, network, {}, recipe, search, lesson._calibrate_by_leader(stores))
 
     def _try_heads(

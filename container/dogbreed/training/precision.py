@@ -42,7 +42,7 @@ def compare_precisions(
     samples: Sequence[Sample],
     *,
     stop_requested: Callable[[], bool],
-    quick: nn.Module | None = None,
+    quick: Callable[[], nn.Module] | None = None,
 ) -> dict[str, Agreement | str]:
     """Scores validation images in half precision and in float32, with the quickest engine that an endpoint would use.
 
@@ -54,7 +54,7 @@ def compare_precisions(
         spec: preprocessing of an endpoint.
         samples: with the right classes; of many, 512 that are spread evenly are taken.
         stop_requested: ends it early.
-        quick: the same network in eval mode, in a quicker form and in float32, where there is one: the reference.
+        quick: makes the same network in a quicker form and in float32, the reference; or hands ``model`` back.
 
     Returns:
         `engine.describe` -> what was found, or in one sentence why nothing was.
@@ -71,9 +71,7 @@ def compare_precisions(
         network.requires_grad_(False)
         spread = [samples[i * len(samples) // MAX_IMAGES] for i in range(MAX_IMAGES)]
         images_NCHW, truth_N = _read(spread if len(samples) > MAX_IMAGES else samples, spec, stop_requested)
-        reference: Engine = PlainEngine(quick or network, spec)
-        if quick is None and next(network.parameters()).device.type == "cpu":
-            reference = choice.build("torch", "fp32", network, spec)  # the same answers, in half the time
+        reference = _reference(model, network, spec, quick)
         expected_NK = _score(reference, images_NCHW, stop_requested)
         network = network.cpu()
     except Exception as error:
@@ -97,6 +95,18 @@ def compare_precisions(
         verdict = "endpoints may use it" if objection is None else f"endpoints will not use it: {objection}"
         logger.info("%s: %s; %s", described, agreement, verdict)
     return found
+
+
+def _reference(
+    model: nn.Module, copied: nn.Module, spec: PreprocessSpec, quick: Callable[[], nn.Module] | None
+) -> Engine:
+    """What computes in float32, as quickly as can be."""
+    quicker = quick() if quick else model
+    if quicker is not model:
+        return PlainEngine(quicker.eval(), spec)
+    if next(copied.parameters()).device.type == "cpu":
+        return choice.build("torch", "fp32", copied, spec)  # the same answers, in half the time
+    return PlainEngine(copied, spec)
 
 
 def _explain(error: Exception) -> str:

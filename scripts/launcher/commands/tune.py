@@ -43,7 +43,7 @@ from scripts.launcher.context import Context
 from scripts.launcher.errors import ServiceError
 from scripts.launcher.local import folders
 from scripts.launcher.plan import Call
-from scripts.launcher.search import estimating, local, page, process, trials, tuning
+from scripts.launcher.search import estimating, forks, local, page, process, trials, tuning
 from scripts.launcher.search import space as spaces
 from scripts.launcher.search.page import Report
 from scripts.launcher.search.space import Space
@@ -281,7 +281,7 @@ def _run_here(call: Call, context: Context) -> int:
         seed=given["Seed"],
         job=process.Job(Path(given["Data"]), Path(given["Weights"]) if given["Weights"] else None, _CACHE),
     )
-    search = local.Search(plan, lambda line: tqdm.write(line, file=sys.stderr))
+    search = local.Search(plan, forks.Forks(plan.folder), lambda line: tqdm.write(line, file=sys.stderr))
     search.run(context.sleep)
     found, best = search.trials(), search.best()
     if found:

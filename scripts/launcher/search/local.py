@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dogbreed.hyperparameters import Hyperparameters, SearchRange
 from scripts.launcher.errors import SettingError
 from scripts.launcher.search import space as spaces
-from scripts.launcher.search.process import Job, TrialProcess, forget_model
+from scripts.launcher.search.process import Job, Order, Started, Starter, forget_model
 from scripts.launcher.search.space import Space, is_whole, most_epochs, text
 from scripts.launcher.search.trials import Best, Objective, Trial, ranked
 
@@ -83,10 +83,10 @@ class Plan:
 
 @dataclass
 class _Running:
-    """A trial that runs: as Optuna has it, and its process."""
+    """A trial that runs: as Optuna has it, and what was started for it."""
 
     trial: optuna.Trial
-    process: TrialProcess
+    process: Started
     stopped: bool = False
 
 
@@ -96,6 +96,7 @@ class Search:
 
     Args:
         plan: what to do.
+        starter: runs the trials.
         say: takes one line.
 
     Raises:
@@ -103,6 +104,7 @@ class Search:
     """
 
     plan: Plan
+    starter: Starter
     say: Callable[[str], None]
     interrupted: bool = False
     _running: dict[int, _Running] = field(default_factory=dict)
@@ -213,10 +215,10 @@ class Search:
             slot = next(slot for slot in self._slots if slot not in self._running)
             cores, device = self._slots[slot]
             drawn = {name: text(value) for name, value in trial.params.items()}
-            # What an endpoint may do is worth knowing of the model that is kept, not of each trial.
-            hyperparameters = {"check-precision": "false", **self.plan.space.fixed, **drawn}
-            process = TrialProcess(self._job, self._folder(trial.number), hyperparameters, cores, device)
-            self._running[slot] = _Running(trial, process)
+            hyperparameters = {**_spared(self.plan.space), **self.plan.space.fixed, **drawn}
+            folder = self._folder(trial.number)
+            running = self.starter.start(Order(self._job, folder, hyperparameters, cores, device))
+            self._running[slot] = _Running(trial, Started(folder, running))
         return bool(self._running)
 
     def _next(self) -> optuna.Trial | None:
@@ -294,8 +296,9 @@ class Search:
         for running in self._running.values():
             running.process.stop()
         for running in self._running.values():
-            running.process.wait()
+            running.process.running.wait()
         self._running.clear()
+        self.starter.close()
 
     def _done(self) -> int:
         return len(self._finished())
@@ -319,6 +322,16 @@ class Search:
 
     def _folder(self, number: int) -> Path:
         return self.plan.folder / f"trial-{number:03d}"
+
+
+def _spared(space: Space) -> dict[str, str]:
+    """What is worth knowing of the model that is kept, and not of each trial, unless somebody asks for it.
+
+    What an endpoint may do is one; the hook, the rules and the report are another, which cost a short job more than its
+    training does.
+    """
+    asked = any(space.fixed.get(name) for name in ("rules", "stop-on", "tensorboard"))
+    return {"check-precision": "false"} | ({} if asked else {"insight": "false"})
 
 
 def without_test(data: Path, folder: Path) -> Path:

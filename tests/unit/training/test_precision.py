@@ -97,7 +97,7 @@ def test_a_quicker_form_of_the_network_is_the_reference_where_there_is_one(model
         def forward(self, images):
             return self.logits.expand(len(images), -1)
 
-    found = precision.compare_precisions(model, SPEC, samples, stop_requested=lambda: False, quick=Constant())
+    found = precision.compare_precisions(model, SPEC, samples, stop_requested=lambda: False, quick=Constant)
     assert found["torch-bf16"].accuracy_reference == pytest.approx(70 / 210)
 
 
