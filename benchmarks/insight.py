@@ -2,11 +2,13 @@
 
     python benchmarks/insight.py --data DOGS --weights mobilenet_v2=mobilenet_v2.pth
 
-Two jobs are measured: a head on stored features, whose steps are the shortest there are, and fine-tuning of the whole
+Two jobs are measured: a head on stored features, whose steps are the shortest there are, and fine-tuning of a small
 network. Each is the real job, in a process of its own, once with `insight=true`, its default, and once with
-`insight=false`; they take turns, round by round, and share one cache of features. What counts is the CPU time, user and
-system, of all threads, over all epochs but the first one: an epoch is a training and a validation pass and what stands
-between two. What a job costs once (the import of smdebug, the last verdicts, the report) is in the column beside it.
+`insight=false`. The two processes of a round take turns of a few epochs each: only one of them works at a time, and
+what else the machine does meets both alike. What counts is the CPU time, user and system, of all threads, while it is a
+process's turn; an epoch is a training and a validation pass and what stands between two. The first epochs are
+not counted. A round's ratio is that of its totals, so that what happens seldom (a look of the rules, a file) counts as
+often as it happens. What a job costs once (the import of smdebug, the last verdicts, the report) is in the last column.
 
 Prints a table and writes the same figures to build/bench/insight.json. `--check 1.03` makes a greater ratio an error.
 """
@@ -14,6 +16,7 @@ Prints a table and writes the same figures to build/bench/insight.json. `--check
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -23,11 +26,13 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO, cast
 
 from training import lay_out
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "bench" / "insight.json"
+MARK = "turn over: "
 JOBS = {
     "a head on stored features": {"trainable": "head", "lr": "0.001"},
     "fine-tuning, a small network": {"model": "tiny", "pretrained": "false", "trainable": "all", "image-size": "64"},
@@ -39,8 +44,8 @@ class Run:
     """One job.
 
     Attributes:
-        epochs_cpu_s: user and system time of all epochs but the first.
-        rest_cpu_s: of all else, imports and the first epoch included.
+        epochs_cpu_s: user and system time of the epochs that count.
+        rest_cpu_s: of all else, imports and the first epochs included.
     """
 
     epochs_cpu_s: float
@@ -53,22 +58,29 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with train, valid and test")
     parser.add_argument("--weights", metavar="MODEL=FILE", help="of the head's backbone; random ones say the same")
     parser.add_argument("--jobs", nargs="*", default=list(JOBS), choices=list(JOBS))
-    parser.add_argument("--epochs", type=int, nargs=2, default=(60, 6), help="of the head's job, and of the other")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, nargs=2, default=(100, 9), help="of the head's job, and of the other")
+    parser.add_argument("--turn", type=int, nargs=2, default=(5, 1), help="epochs of a turn, of the same")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--check", type=float, metavar="RATIO", help="fail when a job's median ratio is greater")
     chosen = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for job in chosen.jobs:
-            epochs = chosen.epochs[list(JOBS).index(job)]
-            runs: dict[bool, list[Run]] = {False: [], True: []}
-            run(job, epochs, Path(scratch), chosen, insight=False)  # fills the caches
-            for number in range(chosen.rounds):
-                # Which goes first changes from round to round.
-                for insight in (False, True) if number % 2 else (True, False):
-                    runs[insight].append(run(job, epochs, Path(scratch), chosen, insight=insight))
-                    print(f"{job}, insight={insight}, round {number + 1}: {runs[insight][-1]}", file=sys.stderr)
-            rows.append(describe(job, epochs, runs))
+            number = list(JOBS).index(job)
+            turns = Turns(chosen.turn[number], chosen.epochs[number] // chosen.turn[number])
+            with Job(job, turns, Path(scratch), chosen, insight=False) as alone:  # fills the caches
+                take_turns([alone])
+            rounds = []
+            for count in range(chosen.rounds):
+                with (
+                    Job(job, turns, Path(scratch), chosen, insight=False) as off,
+                    Job(job, turns, Path(scratch), chosen, insight=True) as on,
+                ):
+                    # Which goes first changes from round to round.
+                    take_turns([off, on] if count % 2 else [on, off])
+                    rounds.append((off.run(), on.run()))
+                print(f"{job}, round {count + 1}: off {rounds[-1][0]}, on {rounds[-1][1]}", file=sys.stderr)
+            rows.append(describe(job, turns, rounds))
     print_table(rows, chosen.rounds)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps({"arguments": vars(chosen), "rows": rows}, default=str, indent=2))
@@ -76,65 +88,127 @@ def main() -> int:
     return 1 if over else 0
 
 
-def run(job: str, epochs: int, scratch: Path, chosen: argparse.Namespace, *, insight: bool) -> Run:
-    """One job from start to end."""
-    settings = {"epochs": str(epochs), "patience": "0", "insight": str(insight).lower(), **JOBS[job]}
-    file = None
-    if "model" not in settings:
-        model, _, path = (chosen.weights or "mobilenet_v2=").partition("=")
-        file = Path(path).resolve() if path else None
-        settings |= {"model": model, "pretrained": str(bool(file)).lower()}
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Of a job.
+
+    Attributes:
+        epochs: of a turn.
+        count: turns; the first one does not count.
+    """
+
+    epochs: int
+    count: int
+
+
+class Job:
+    """A job in a process of its own, that works when it is told to.
+
+    Args:
+        name: of `JOBS`.
+        turns: that it takes.
+        scratch: folder for its files, and for the features that all jobs share.
+        chosen: the command line.
+        insight: on or off.
+    """
+
+    def __init__(self, name: str, turns: Turns, scratch: Path, chosen: argparse.Namespace, *, insight: bool) -> None:
+        self._name = f"{name}, insight={insight}"
+        settings = {"epochs": str(turns.epochs * turns.count), "patience": "0", **JOBS[name]}
+        settings["insight"] = str(insight).lower()
+        file = None
+        if "model" not in settings:
+            model, _, path = (chosen.weights or "mobilenet_v2=").partition("=")
+            file = Path(path).resolve() if path else None
+            settings |= {"model": model, "pretrained": str(bool(file)).lower()}
+        self._folder = tempfile.TemporaryDirectory(dir=scratch)
+        self._errors = Path(self._folder.name, "errors")
         environ = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "DOGBREED_CACHE_DIR": str(scratch / "cache")}
-        environ["SAGEMAKER_BASE_DIR"] = str(lay_out(Path(folder), file, settings, chosen.data))
-        done = subprocess.run(  # noqa: S603  our own
-            [sys.executable, __file__, "--job", "--data", str(chosen.data)],
-            env=environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        sys.exit(f"{job}, insight={insight}, exited with {done.returncode}:\n{done.stdout}{done.stderr}")
-    told: dict[str, list[float]] = json.loads(done.stderr.splitlines()[-1])
-    spent = told["ends"][-1] - told["ends"][0]
-    return Run(spent, told["all"][0] - spent)
+        environ["SAGEMAKER_BASE_DIR"] = str(lay_out(Path(self._folder.name), file, settings, chosen.data))
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(  # noqa: S603  our own
+                [sys.executable, __file__, "--job", str(turns.epochs), "--data", str(chosen.data)],
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self._lines = cast(TextIO, self._process.stdout)
+        self._turns = turns
+        self._told: list[float] = []
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def turn(self) -> bool:
+        """Lets the process work for one turn, or to its start or its end; False when it has ended."""
+        with contextlib.suppress(BrokenPipeError):
+            print("go", file=self._process.stdin, flush=True)
+        for line in self._lines:
+            if line.startswith(MARK):
+                self._told.append(float(line.removeprefix(MARK)))
+                if len(self._told) <= self._turns.count:
+                    return True
+        if self._process.wait():
+            sys.exit(f"{self._name}, exited with {self._process.returncode}:\n{self._errors.read_text()}")
+        return False
+
+    def run(self) -> Run:
+        """What an ended job has used."""
+        *turns, everything = self._told
+        spent = sum(turns[1:])
+        return Run(spent, everything - spent)
 
 
-def one_job() -> int:
-    """The real job, with a console that also notes the CPU time at each epoch's end."""
+def take_turns(jobs: list[Job]) -> None:
+    """Lets the jobs work one after the other, until all have ended."""
+    while jobs:
+        jobs = [job for job in jobs if job.turn()]
+
+
+def one_job(epochs: int) -> int:
+    """The real job, with a console that also waits for its turn at an epoch's end, and tells what the last one took."""
+    sys.stdin.readline()
     from dogbreed.training import job
     from dogbreed.training.console import Console
     from dogbreed.training.state import EpochResult
 
-    ends: list[float] = []
-
     class Clock(Console):
+        began = 0.0
+
         def on_epoch_end(self, result: EpochResult) -> None:
             super().on_epoch_end(result)
-            ends.append(time.process_time())
+            if result.epoch % epochs == 0:
+                print(f"{MARK}{time.process_time() - self.began}", flush=True)
+                sys.stdin.readline()
+                self.began = time.process_time()
 
     job.Console = Clock  # type: ignore[misc]
     code = job.main()
-    print(json.dumps({"ends": ends, "all": [time.process_time()]}), file=sys.stderr)
+    print(f"{MARK}{time.process_time()}", flush=True)
     return code
 
 
-def describe(job: str, epochs: int, runs: dict[bool, list[Run]]) -> dict[str, object]:
-    """One row: medians over the rounds, and the median of the ratios round by round."""
-    measured = epochs - 1
-    ratios = [on.epochs_cpu_s / off.epochs_cpu_s for on, off in zip(runs[True], runs[False], strict=True)]
-    once = [on.rest_cpu_s - off.rest_cpu_s for on, off in zip(runs[True], runs[False], strict=True)]
+def describe(job: str, turns: Turns, rounds: list[tuple[Run, Run]]) -> dict[str, object]:
+    """One row: medians over the rounds."""
+    measured = turns.epochs * (turns.count - 1)
+    ratios = [on.epochs_cpu_s / off.epochs_cpu_s for off, on in rounds]
     return {
         "job": job,
         "epochs": measured,
-        "off_ms": statistics.median(1000 * one.epochs_cpu_s / measured for one in runs[False]),
-        "on_ms": statistics.median(1000 * one.epochs_cpu_s / measured for one in runs[True]),
+        "off_ms": statistics.median(1000 * off.epochs_cpu_s / measured for off, _ in rounds),
+        "on_ms": statistics.median(1000 * on.epochs_cpu_s / measured for _, on in rounds),
         "ratio": statistics.median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
-        "once_s": statistics.median(once),
-        "rounds": {str(insight): [asdict(one) for one in done] for insight, done in runs.items()},
+        "once_s": statistics.median(on.rest_cpu_s - off.rest_cpu_s for off, on in rounds),
+        "rounds": [{"off": asdict(off), "on": asdict(on)} for off, on in rounds],
     }
 
 
@@ -151,4 +225,4 @@ def print_table(rows: list[dict[str, object]], rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_job() if "--job" in sys.argv else main())
+    sys.exit(one_job(int(sys.argv[2])) if sys.argv[1:2] == ["--job"] else main())

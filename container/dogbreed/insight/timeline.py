@@ -8,9 +8,10 @@
         timeline.step()                            the step is over
     timeline.end_pass()
 
-A mark costs a microsecond and waits for nothing. Work on a GPU goes on after the call that ordered it; with `event` the
-stretches of a train step are timed on the device, by events that are read when the pass is over. Memory is bounded.
-Knows nothing of the loop, of rules or of pages.
+A mark is one entry in a list: it waits for nothing, and is reckoned up with many others, because a training step of a
+small network takes less than a millisecond and has five of them. Work on a GPU goes on after the call that ordered it;
+with `event` the stretches of a train step are timed on the device, by events that are read when the pass is over.
+Memory is bounded. Knows nothing of the loop, of rules or of pages.
 
 Source: the Trace Event Format, as Perfetto and chrome://tracing read it.
 """
@@ -52,6 +53,11 @@ KINDS = (
 """Kinds of work, in the order of a report. ``data`` is waiting for data; ``other`` is what no mark tells."""
 
 ON_DEVICE = frozenset({"copy", "forward", "backward", "optimizer"})
+_FOLD_MARKS = 512
+_FOLD_S = 1.0
+"""Marks are reckoned up at the latest when there are so many, or after so long, at a step's end."""
+_STEP = ""
+"""Stands in the list of marks for the end of a step."""
 _KEPT_STEPS = 20_000
 _KEPT_SPANS = 20_000
 """First and newest stretches that are kept for the trace, each."""
@@ -109,6 +115,9 @@ class Timeline:
         self._event = event
         self.workers = workers
         self._started = self._last = self._step_start = self._alive = clock()
+        # What was marked and is not reckoned up yet: a kind of work, or `_STEP`, and the time at its end.
+        self._marks: list[tuple[str, float]] = []
+        self._folded_s = -math.inf
         self._wall_start = time.time() - self._started
         self._first_step: float | None = None
         self._first_pass: float | None = None
@@ -119,19 +128,22 @@ class Timeline:
         self._step = 0
         self._seconds: dict[str, float] = {}
         self._steps: dict[str, deque[float]] = {}
-        self._first: list[Span] = []
-        self._newest: deque[Span] = deque(maxlen=_KEPT_SPANS)
+        # Fields of spans: made to `Span` when they are written.
+        self._first: list[tuple[str, float, float, str, int]] = []
+        self._newest: deque[tuple[str, float, float, str, int]] = deque(maxlen=_KEPT_SPANS)
         self._worker_seconds = 0.0
         self._device_before: Event | None = None
         self._device_pending: list[tuple[str, Event, Event]] = []
 
     def start_pass(self, phase: str) -> None:
         """A pass begins: ``train``, ``validation``, ``test`` or ``features``."""
-        now = self._live()
+        now = self._clock()
+        self._fold(now)
+        self._live(now)
         if self._first_pass is None:
             self._first_pass = now
             self._count("initialization", now - self._started)
-            self._keep(Span("initialization", self._started, now - self._started, "", 0))
+            self._keep("initialization", self._started, now - self._started, "", 0)
         self._phase = phase
         self._pass_start = self._last = self._step_start = now
         self._in_pass = 0.0
@@ -139,7 +151,9 @@ class Timeline:
 
     def end_pass(self) -> None:
         """The pass is over."""
-        now = self._live()
+        now = self._clock()
+        self._fold(now)
+        self._live(now)
         if not self._phase:
             return
         spent = now - self._pass_start
@@ -149,26 +163,26 @@ class Timeline:
             self._count("other", max(0.0, spent - self._in_pass))
         else:
             self._count(kind, max(0.0, spent - self._in_pass))
-        self._keep(Span(kind or "train pass", self._pass_start, spent, "passes", self._step))
+        self._keep(kind or "train pass", self._pass_start, spent, "passes", self._step)
         self._phase = ""
         self._last = now
 
     def mark(self, kind: str) -> None:
         """The time since the mark, step or pass start before was spent on this."""
-        now = self._clock()
-        self._spend(kind, self._last, now - self._last)
+        self._marks.append((kind, self._clock()))
         if self._event is not None and self._phase == "train":
             self._mark_device(kind)
-        self._last = now
 
     @contextmanager
     def span(self, kind: str) -> Iterator[None]:
         """The time in this block was spent on this; marks go on behind it."""
         start = self._clock()
+        self._fold(start)
         try:
             yield
         finally:
             now = self._clock()
+            self._fold(now)
             self._spend(kind, start, now - start)
             # What came before the block belongs to the next mark.
             self._last += now - start
@@ -176,6 +190,7 @@ class Timeline:
 
     def add(self, kind: str, start_s: float, seconds: float) -> None:
         """A stretch that was timed elsewhere, on this timeline's clock."""
+        self._fold(self._clock())
         self._spend(kind, start_s, seconds)
 
     def add_worker_seconds(self, seconds: float) -> None:
@@ -184,19 +199,13 @@ class Timeline:
 
     def step(self) -> None:
         """A batch of the running pass is done."""
-        now = self._live()
-        if self._phase == "train":
-            if self._first_step is None:
-                self._first_step = self._step_start
-            self._step += 1
-        steps = self._steps.get(self._phase)
-        if steps is None:
-            steps = self._steps[self._phase] = deque(maxlen=_KEPT_STEPS)
-        steps.append(now - self._step_start)
-        self._step_start = self._last = now
+        now = self._clock()
+        self._marks.append((_STEP, now))
+        if self._first_step is None or now - self._folded_s >= _FOLD_S or len(self._marks) >= _FOLD_MARKS:
+            self._fold(now)
 
     def times(self) -> StepTimes:
-        """Everything so far, for the rules; may be called from any thread."""
+        """Everything but the newest second, for the rules; all of it after a pass. May be called from any thread."""
         now = self._clock()
         seconds = dict(self._seconds)
         return StepTimes(
@@ -216,7 +225,7 @@ class Timeline:
         Raises:
             OSError: the file cannot be written.
         """
-        spans = [*self._first, *self._newest]
+        spans = [Span(*one) for one in (*self._first, *self._newest)]
         rows = {
             name: number for number, name in enumerate(("passes", "train", "validation", "test", "features", ""), 1)
         }
@@ -246,15 +255,36 @@ class Timeline:
         }
         file.write_text(json.dumps(document), encoding="utf-8")
 
-    def _live(self) -> float:
-        """The time, and a sign of life."""
-        now = self._clock()
+    def _fold(self, now: float) -> None:
+        """Reckons up what was marked."""
+        marks, self._marks = self._marks, []
+        self._folded_s = now
+        for kind, end in marks:
+            if kind is _STEP:
+                self._end_step(end)
+            else:
+                self._spend(kind, self._last, end - self._last)
+            self._last = end
+
+    def _end_step(self, now: float) -> None:
+        self._live(now)
+        if self._phase == "train":
+            if self._first_step is None:
+                self._first_step = self._step_start
+            self._step += 1
+        steps = self._steps.get(self._phase)
+        if steps is None:
+            steps = self._steps[self._phase] = deque(maxlen=_KEPT_STEPS)
+        steps.append(now - self._step_start)
+        self._step_start = now
+
+    def _live(self, now: float) -> None:
+        """A sign of life."""
         self._silence = max(self._silence, now - self._alive)
         self._alive = now
-        return now
 
     def _spend(self, kind: str, start_s: float, seconds: float) -> None:
-        self._keep(Span(kind, start_s, seconds, self._phase, self._step))
+        self._keep(kind, start_s, seconds, self._phase, self._step)
         if self._phase in ("", "train"):
             self._in_pass += seconds
             if self._event is None or self._phase == "" or kind not in ON_DEVICE:
@@ -266,11 +296,9 @@ class Timeline:
     def _count(self, kind: str, seconds: float) -> None:
         self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
 
-    def _keep(self, span: Span) -> None:
-        if len(self._first) < _KEPT_SPANS:
-            self._first.append(span)
-        else:
-            self._newest.append(span)
+    def _keep(self, kind: str, start_s: float, seconds: float, phase: str, step: int) -> None:
+        spans = self._first if len(self._first) < _KEPT_SPANS else self._newest
+        spans.append((kind, start_s, seconds, phase, step))
 
     def _stamp(self) -> Event | None:
         if self._event is None:

@@ -95,6 +95,8 @@ class Watching:
             logger.info("TensorBoard finds scalars and histograms in %s", folder)
         self._tracker = _tracker(environment, record)
         self._attached = False
+        # Heard five times in a step that may take less than a millisecond: straight to the timeline, once it is on.
+        self.on_part: Callable[[str], None] = _unheard
         self._epochs: list[EpochRecord] = []
         self._record_due_s = 0.0
 
@@ -113,6 +115,7 @@ class Watching:
         if not self._on:
             return
         self._attached = True
+        self.on_part = self._timeline.mark
         paths = self._environment.paths
         self._watch.attach(
             learning,
@@ -127,11 +130,6 @@ class Watching:
         """Begins a pass of the timeline, and the hook's mode."""
         if self._hears(phase):
             self._watch.start_pass(phase.value)
-
-    def on_part(self, part: str) -> None:
-        """Marks the time that a part of a step took."""
-        if self._attached:
-            self._timeline.mark(part)
 
     def on_batch(self, phase: Phase) -> None:
         """Ends a step."""
@@ -203,6 +201,10 @@ class Watching:
 
     def _hears(self, phase: Phase) -> bool:
         return self._attached or (self._on and phase is Phase.FEATURES)
+
+
+def _unheard(part: str) -> None:
+    """What an observer says of a part of a step before it watches."""
 
 
 def _tracker(environment: TrainingEnvironment, record: JobRecord) -> Tracker | None:

@@ -86,6 +86,21 @@ def test_the_longest_silence_includes_the_one_that_lasts(clock):
     assert taken.times().longest_silence_s == 7.0
 
 
+def test_a_pass_that_lasts_is_reckoned_up_every_second(clock):
+    taken = Timeline(clock)
+    taken.start_pass("train")
+    for _ in range(8):
+        clock.after(0.3)
+        taken.mark("forward")
+        taken.step()
+    times = taken.times()
+    # The first step at once, and then those of each second: what lasts is known, what is newest is not yet.
+    assert times.seconds["forward"] == pytest.approx(0.3 * 5)
+    assert len(times.steps["train"]) == 5
+    taken.end_pass()
+    assert taken.times().seconds["forward"] == pytest.approx(2.4)
+
+
 class DeviceEvent:
     """An event on a device whose queue lags: each record is two seconds after the one before."""
 
@@ -142,11 +157,13 @@ def test_the_trace_is_one_that_perfetto_reads(clock, tmp_path):
 def test_memory_is_kept_within_bounds(clock, monkeypatch):
     monkeypatch.setattr(module, "_KEPT_SPANS", 10)
     monkeypatch.setattr(module, "_KEPT_STEPS", 5)
+    monkeypatch.setattr(module, "_FOLD_MARKS", 8)
     taken = Timeline(clock)
     taken.start_pass("train")
     for _ in range(100):
         taken.mark("forward")
         taken.step()
+        assert len(taken._marks) < module._FOLD_MARKS
     assert len(taken._first) + len(taken._newest) == 20
     assert len(taken.times().steps["train"]) == 5
 
