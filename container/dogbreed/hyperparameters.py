@@ -347,6 +347,10 @@ class Hyperparameters:
         "Hold half precision against float32 on validation images at the end, so that an endpoint may use it where it "
         "costs no accuracy.",
     )
+    curate: bool = _plain(
+        False,
+        "Look for likely label errors, copies of photos and classes to merge, on a page beside the report.",
+    )
     seed: int = _number(0, 0, 2**31 - 1, "Seed of everything random.")
 
     @classmethod
@@ -421,6 +425,14 @@ class Hyperparameters:
             found.append(
                 f"search-trials={self.search_trials} tries heads on stored features, and {given} has none; give "
                 f"trainable=head with cache=true, or search with `launch.py tune`"
+            )
+        stored = self.cache if self.trainable == "head" else self.most_head_epochs
+        if self.curate and not stored:
+            given = "cache=false" if self.trainable == "head" else "a head that does not learn alone first"
+            found.append(
+                f"curate=true needs stored features, and {given} leaves none; give "
+                f"{'cache=true' if self.trainable == 'head' else 'head-epochs above 0'}, or look at the folder with "
+                f"`python -m dogbreed.curation`"
             )
         if self.stop_on and not self.insight:
             found.append(f"stop-on={self.stop_on} needs the rules, which insight=false leaves out; give insight=true")

@@ -36,14 +36,18 @@ class WrongPhoto:
 
 def wrong_photo(path: Path, *, true: str, predicted: str, confidence: float) -> WrongPhoto:
     """Makes the thumbnail; a photo that cannot be read any more has none."""
+    return WrongPhoto(f"{path.parent.name}/{path.name}", true, predicted, confidence, thumbnail(path))
+
+
+def thumbnail(path: Path) -> str:
+    """A square JPEG of a photo, base64; empty when it cannot be read."""
     try:
         with Image.open(path) as image:
             image.draft("RGB", (2 * _SIDE_PX, 2 * _SIDE_PX))
             small = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (_SIDE_PX, _SIDE_PX))
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=78)
-        thumbnail = base64.b64encode(buffer.getvalue()).decode()
+        return base64.b64encode(buffer.getvalue()).decode()
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         logger.debug("no thumbnail of %s: %s", path, error)
-        thumbnail = ""
-    return WrongPhoto(f"{path.parent.name}/{path.name}", true, predicted, confidence, thumbnail)
+        return ""

@@ -29,9 +29,9 @@ from dogbreed.insight.timeline import shares
 from dogbreed.insight.verdicts import Status, Verdict, to_document
 from dogbreed.statistics import without_nan
 
-SCHEMA_VERSION = 2
-_READ_VERSIONS = (1, 2)
-"""The first knew neither profile nor wrong photos."""
+SCHEMA_VERSION = 3
+_READ_VERSIONS = (1, 2, 3)
+"""The first knew neither profile nor wrong photos, the second no curation."""
 
 REPORT_FILE = "report.html"
 RECORD_FILE = "record.json"
@@ -99,6 +99,8 @@ class JobRecord:
         corrupt_images: paths, with reasons, of the images that were skipped.
         profile: time and machine.
         wrong: photos that were answered wrong, most confident first.
+        curation: what was found in the data, kind -> count, with a page of its own beside the report; empty when nobody
+            looked.
     """
 
     job_name: str | None
@@ -119,6 +121,7 @@ class JobRecord:
     corrupt_images: Sequence[str]
     profile: Profile = field(default_factory=Profile)
     wrong: Sequence[WrongPhoto] = ()
+    curation: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sides = {len(self.confusion), *map(len, self.confusion)} if self.confusion else set()

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import FrameType
@@ -24,6 +24,7 @@ import torch
 from dogbreed import artifacts, backbones, logs
 from dogbreed.artifacts import Bundle
 from dogbreed.backbones import Classifier, HeadSpec, Trainable
+from dogbreed.curation import page
 from dogbreed.environment import (
     FAILURE_MAX_CHARACTERS,
     TrainingEnvironment,
@@ -37,7 +38,7 @@ from dogbreed.errors import ConfigurationError, DogbreedError
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.insight.report import JobRecord
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training import compute, distributed, mapped, piped, processes, shares
+from dogbreed.training import compute, curating, distributed, mapped, piped, processes, shares
 from dogbreed.training.console import Console
 from dogbreed.training.data import Splits
 from dogbreed.training.distributed import ALONE, Team
@@ -123,8 +124,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
         image_px=hyperparameters.image_size,
     )
     model = model.to(arithmetic.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    logger.info("%s, %s; %d parameters learn; %s", hyperparameters.model, source, learning, arithmetic)
+    logger.info("%s, %s; %d parameters learn; %s", hyperparameters.model, source, _learning(model), arithmetic)
 
     spec = PreprocessSpec.for_size(hyperparameters.image_size)
     record = JobRecord(
@@ -182,6 +182,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             artifacts.save(bundle, environment.paths.model)
             _write_search(environment, taught)
         judged = taught.fit.best_validation
+        outputs = curating.Outputs()
         known = {"confusion": judged.confusion if judged else None, "confusion_channel": "validation"}
         if splits.test is not None and not any(team.total(stop_requested())):
             # The criterion that training is watched by hears of no test; a rule that ended it does not end the test.
@@ -193,15 +194,12 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
                 # On a CPU an endpoint computes in float32; the test scores are to be its scores.
                 compute=arithmetic if arithmetic.device.type == "cuda" else compute.choose("fp32"),
             )
-            bundle, tested = _test(bundle, tester, lesson.images(splits.test, spec.centre_view), splits)
+            with outputs.of(taught.network() if _passes_features(taught) else None):
+                bundle, tested = _test(bundle, tester, lesson.images(splits.test, spec.centre_view), splits)
             known |= tested
         if team.leads and hyperparameters.check_precision:
             found = compare_precisions(
-                model,
-                spec,
-                splits.validation,
-                stop_requested=stop_requested,
-                quick=taught.network,
+                model, spec, splits.validation, stop_requested=stop_requested, quick=taught.network
             )
             bundle = replace(bundle, agreements=found)
         if team.leads:
@@ -212,6 +210,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             "hyperparameters": bundle.hyperparameters,
             "best_epoch": taught.fit.best_epoch,
             "corrupt_images": loop.corrupt.found,
+            "curation": _curate(environment, lesson, taught, splits=splits, outputs=outputs),
         }
     except BaseException as error:
         known |= {"facts": {**record.facts, "ended_by": f"an error: {_first_line(error)[:300]}"}, "failed": True}
@@ -263,6 +262,46 @@ def _test(bundle: Bundle, tester: Loop, batches: Batches, splits: Splits) -> tup
     if tester.team.alone:
         told["wrong"] = wrong.photos(splits.test or (), tester.corrupt.found, splits.labels.names)
     return replace(bundle, metrics={**bundle.metrics, **scores}, facts=facts), told
+
+
+def _passes_features(taught: Taught) -> bool:
+    """Whether the first part of the taught network puts out the features that its head learned from, and to look at."""
+    return taught.hyperparameters.curate and taught.hyperparameters.trainable == "head" and taught.features is not None
+
+
+def _curate(
+    environment: TrainingEnvironment, lesson: Lesson, taught: Taught, *, splits: Splits, outputs: curating.Outputs
+) -> Mapping[str, int]:
+    """Writes what to look at in the data beside the report, which counts it."""
+    loop = lesson.loop
+    if not taught.hyperparameters.curate or not loop.team.leads or loop.stop_requested():
+        return {}
+    if taught.features is None or loop.team.apart:
+        why = "each host holds images of its own" if loop.team.apart else "a resumed job has no features of before"
+        logger.warning("curate=true finds nothing here: %s; run `python -m dogbreed.curation` on the images", why)
+        return {}
+    tested = None
+    if splits.test is not None and loop.team.alone and outputs.heard:
+        tested = curating.Part(splits.test, outputs.all(), loop.corrupt.found)
+    threads = max(1, lesson.workers(splits.images))
+    found = curating.of_job(
+        splits,
+        taught.features,
+        tested,
+        seed=taught.hyperparameters.seed,
+        device=loop.compute.device,
+        threads=threads,
+        stop_requested=loop.stop_requested,
+    )
+    if found is None:
+        return {}
+    try:
+        written = page.write(found, environment.paths.output_data / "insight", threads=threads)
+    except OSError as error:
+        logger.warning("what curation found cannot be written: %s", error)
+        return {}
+    logger.info("curation: %s; %s", found.sentence, written)
+    return found.counts
 
 
 def _join(environment: TrainingEnvironment) -> Team:
@@ -332,6 +371,11 @@ def _make_model(
         keep_statistics=hyperparameters.keeps_statistics,
     )
     return model, source
+
+
+def _learning(model: Classifier) -> int:
+    """Number of parameters that learn."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _head_spec(hyperparameters: Hyperparameters, classes: int) -> HeadSpec:

@@ -79,6 +79,7 @@ class Taught:
         hyperparameters: that it was taught with: the given ones, or those of the best head that was tried.
         search: what was tried, see `tryout.report`; empty when nothing was.
         calibration: of its probabilities, on the validation images; None where none was fitted, or a stop came first.
+        features: what a head learns from, of the backbone before it learned itself; None where none were stored.
     """
 
     fit: FitResult
@@ -87,6 +88,7 @@ class Taught:
     hyperparameters: Hyperparameters
     search: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
+    features: Stores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +137,9 @@ class Lesson:
             return self._teach_best(
                 model, cut, stores, keeper=keeper, kept=kept, checkpoints=checkpoints, judged=judged
             )
-        head = None
+        head, features = None, stores if self._trainable == "head" else None
         if self.hyperparameters.most_head_epochs and kept is None:
-            head = self._learn_head(model, cut, stores, splits, cache)
+            head, features = self._learn_head(model, cut, stores, splits, cache)
             if head.ended_by == "stop signal":
                 fit = replace(head, weights=clone_weights(learning))
                 return Taught(fit, lambda: model, head.metrics, self.hyperparameters)
@@ -159,7 +161,14 @@ class Lesson:
             calibrated = self._calibrate(self.loop, validation)
         else:
             calibrated = self._on(cut)._calibrate_by_leader(stores)
-        return Taught(fit, network, head.metrics if head else {}, self.hyperparameters, calibration=calibrated)
+        return Taught(
+            fit,
+            network,
+            head.metrics if head else {},
+            self.hyperparameters,
+            calibration=calibrated,
+            features=features,
+        )
 
     def images(
         self,
@@ -333,7 +342,7 @@ class Lesson:
         fit = lesson._fit_by_leader(stores, keeper, kept)
         model.head.load_state_dict(fit.weights)
         network = functools.cache(partial(self._whole, cut, judged))
-        return Taught(fit, network, {}, recipe, search, lesson._calibrate_by_leader(stores))
+        return Taught(fit, network, {}, recipe, search, lesson._calibrate_by_leader(stores), stores)
 
     def _try_heads(
         self, model: Classifier, stores: Stores, file: Path | None, *, going_on: bool
@@ -382,8 +391,12 @@ class Lesson:
 
     def _learn_head(
         self, model: Classifier, cut: Cut | None, stores: Stores | None, splits: Splits, cache: Path
-    ) -> FitResult:
-        """Trains the head alone, by the recipe that the defaults are, and leaves its best weights in the model."""
+    ) -> tuple[FitResult, Stores | None]:
+        """Trains the head alone, by the recipe that the defaults are, and leaves its best weights in the model.
+
+        Returns:
+            The fit, and the features that it learned from, unless a stop signal came first.
+        """
         chosen, team = self.hyperparameters, self.loop.team
         above = backbones.cut_at_head(model)
         if cut is None or stores is None:
@@ -391,7 +404,7 @@ class Lesson:
         else:
             found = self._deepened(above, cut, stores, cache) if team.leads else stores
         if not all(team.gather(found is not None)) or found is None:
-            return _stopped(model.head)
+            return _stopped(model.head), None
         recipe = Hyperparameters(
             epochs=chosen.most_head_epochs,
             batch_size=min(Hyperparameters().batch_size, chosen.batch_size),
@@ -419,7 +432,7 @@ class Lesson:
                 fit.metrics[chosen.objective],
                 fit.best_epoch,
             )
-        return fit
+        return fit, found
 
     def _deepened(self, above: Cut, cut: Cut, stores: Stores, cache: Path) -> Stores | None:
         """What goes into the head, computed from the stored maps instead of the images once more."""

@@ -1,0 +1,56 @@
+"""`python -m dogbreed.curation FOLDER --model MODEL`: what to look at in a folder of labelled images.
+
+FOLDER holds train, valid and test, or one folder per class. MODEL is the folder of a bundle: its backbone gives the
+features, and its preprocessing the view; what classes it knows does not matter. Writes curation.html, .json and .csv
+into the folder that --output names, and prints what was found. Changes nothing in FOLDER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from dogbreed.errors import DogbreedError
+
+_DEFAULT_OUTPUT = Path("build", "curation")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code: 0, 1 for a folder or a bundle that cannot be used, 2 for a wrong command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dogbreed.curation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="with train, valid and test, or one folder a class")
+    parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="of a bundle, build/ml/model say")
+    parser.add_argument("--output", type=Path, default=_DEFAULT_OUTPUT, metavar="FOLDER", help="default %(default)s")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the features there, for the next time")
+    parser.add_argument("--seed", type=int, default=0, help="of the folds (default %(default)s)")
+    chosen = parser.parse_args(arguments)
+    # Here, so that a bad option is reported at once.
+    from dogbreed import logs
+    from dogbreed.curation import page
+    from dogbreed.environment import available_cpus
+    from dogbreed.training.curating import of_folder
+
+    logs.configure()
+    threads = available_cpus()
+    try:
+        with tempfile.TemporaryDirectory(prefix="dogbreed-curation-") as scratch:
+            cache = chosen.cache or Path(scratch)
+            found = of_folder(chosen.folder, chosen.model, cache=cache, seed=chosen.seed, threads=threads)
+        written = page.write(found, chosen.output, threads=threads)
+    except (DogbreedError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(found.sentence)
+    for note in found.notes:
+        print(note)
+    print(written)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
