@@ -11,7 +11,6 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-
 from local_test.simulator.hosting import service
 from local_test.simulator.hosting.events import Events
 from local_test.simulator.hosting.rules import Health

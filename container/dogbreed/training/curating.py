@@ -193,6 +193,8 @@ def of_folder(folder: Path, bundle: Path, *, cache: Path, seed: int, threads: in
         loaded.backbone,
         spec,
         compute.frozen_dtype("auto", device),
+        device,
+        sum(map(len, samples.values())),
         cache,
     )
     loop = Loop(

@@ -181,19 +181,10 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
         if team.leads:
             artifacts.save(bundle, environment.paths.model)
             _write_search(environment, taught)
-        judged = taught.fit.best_validation
         outputs = curating.Outputs()
-        known = {"confusion": judged.confusion if judged else None, "confusion_channel": "validation"}
+        known = _validated(taught)
         if splits.test is not None and not any(team.total(stop_requested())):
-            # The criterion that training is watched by hears of no test; a rule that ended it does not end the test.
-            tester = replace(
-                loop,
-                model=taught.network(),
-                criterion=SmoothedCrossEntropyLoss(),
-                stop_requested=stop_requested,
-                # On a CPU an endpoint computes in float32; the test scores are to be its scores.
-                compute=arithmetic if arithmetic.device.type == "cuda" else compute.choose("fp32"),
-            )
+            tester = _tester(loop, taught, stop_requested)
             with outputs.of(taught.network() if _passes_features(taught) else None):
                 bundle, tested = _test(bundle, tester, lesson.images(splits.test, spec.centre_view), splits)
             known |= tested
@@ -245,6 +236,27 @@ def _bundle(
         facts=facts,
         versions=artifacts.current_versions(),
         calibration=taught.calibration,
+    )
+
+
+def _validated(taught: Taught) -> dict[str, Any]:
+    """What the report tells of the validation, unless there is a test."""
+    judged = taught.fit.best_validation
+    return {"confusion": judged.confusion if judged else None, "confusion_channel": "validation"}
+
+
+def _tester(loop: Loop, taught: Taught, stop_requested: Callable[[], bool]) -> Loop:
+    """The loop that tests what was taught by another.
+
+    The criterion that training is watched by hears of no test; a rule that ended it does not end the test. On a CPU an
+    endpoint computes in float32; the test scores are to be its scores.
+    """
+    return replace(
+        loop,
+        model=taught.network(),
+        criterion=SmoothedCrossEntropyLoss(),
+        stop_requested=stop_requested,
+        compute=loop.compute if loop.compute.device.type == "cuda" else compute.choose("fp32"),
     )
 
 
