@@ -106,7 +106,7 @@ def memory(context: Context) -> Outcome:
 @check("serve.batch", "Serves with the variables of a batch transform", pages.BATCH, _BATCH)
 def batch(context: Context) -> Outcome:
     """SAGEMAKER_BATCH=true and what a job may set."""
-    context.servers.shared()
+    context.servers.seconds_until_ready()
     server = context.servers.tried(Endpoint(environment=_BATCH_ENVIRONMENT))
     if server.ready_s is None:
         return failed(f"it does not get ready{server.last_words}")
@@ -128,7 +128,7 @@ def chunked(context: Context) -> Outcome:
 @check("serve.worker-crash", "Is back within seconds when one of its processes is killed", pages.SERVE, _CRASH)
 def worker_crash(context: Context) -> Outcome:
     """First the largest, who holds the model, and then one that the first process has started itself."""
-    context.servers.shared()
+    context.servers.seconds_until_ready()
     with context.servers.fresh() as server:
         if not server.wait_until_ready():
             raise BlockedError("/ping was never 200: see serve.ready")
@@ -181,7 +181,7 @@ class _Stopped:
 
 
 def _stopped(context: Context) -> _Stopped:
-    context.servers.shared()
+    context.servers.seconds_until_ready()
     return context.once("stopped endpoint", lambda: _stop(context))
 
 

@@ -104,7 +104,7 @@ def _seen(context: Context) -> Seen | None:
 
 
 def _look(context: Context) -> Seen | None:
-    context.servers.shared()
+    context.servers.seconds_until_ready()
     server = context.servers.tried(_MULTI)
     if server.ready_s is None:
         return None

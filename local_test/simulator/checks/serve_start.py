@@ -129,7 +129,7 @@ def isolated(context: Context) -> Outcome:
     """EnableNetworkIsolation; only a container can be held in one."""
     if not context.contained:
         raise NotApplicableError("bare programs cannot be kept from the network")
-    context.servers.shared()
+    context.servers.seconds_until_ready()
     server = context.servers.tried(Endpoint(isolated=True))
     if server.ready_s is None:
         return failed(f"without a network it does not get ready{server.last_words}")
@@ -141,7 +141,7 @@ def _binds(context: Context) -> bool:
     def look() -> bool:
         if not context.contained:
             return context.servers.tried().ready_s is not None
-        context.servers.shared()
+        context.servers.seconds_until_ready()
         return context.servers.tried(Endpoint(port=_OTHER_PORT)).ready_s is not None
 
     return context.once("binds", look)
@@ -155,8 +155,7 @@ def _promise(context: Context) -> str:
 
 def _without(context: Context, model: Model) -> Outcome:
     """Watches an endpoint for twice the time in which it gets ready with a good model."""
-    ready_s = context.servers.shared().ready_s or 0.0
-    watch_s = max(context.patience.broken_s, 2 * ready_s)
+    watch_s = max(context.patience.broken_s, 2 * context.servers.seconds_until_ready())
     last = "the port stayed closed"
     with context.servers.fresh(Endpoint(model=model)) as server:
         while time.monotonic() < server.began + watch_s:

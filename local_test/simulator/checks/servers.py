@@ -160,6 +160,7 @@ class Servers:
     _shared: dict[Endpoint, Server] = field(default_factory=dict)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _window_s: float = field(init=False)
+    _plain_ready_s: float | None = None
 
     def __post_init__(self) -> None:
         self._window_s = self.patience.ready_s
@@ -174,6 +175,16 @@ class Servers:
         if server.ready_s is None:
             raise BlockedError("/ping was never 200: see serve.ready")
         return server
+
+    def seconds_until_ready(self) -> float:
+        """How long the plain endpoint took, now or before; it need not run any more.
+
+        Raises:
+            BlockedError: it does not get ready.
+        """
+        if self._plain_ready_s is None:
+            self._plain_ready_s = self.shared().ready_s
+        return self._plain_ready_s or 0.0
 
     def tried(self, endpoint: Endpoint | None = None) -> Server:
         """The same, ready or not. One is kept at a time, so that the memory of another is free."""

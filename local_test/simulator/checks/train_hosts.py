@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from local_test.simulator.checks import pages
-from local_test.simulator.checks.check import BlockedError, NotApplicableError, Outcome, check, judge, passed
+from local_test.simulator.checks.check import BlockedError, NotApplicableError, Outcome, check, failed, judge, passed
 from local_test.simulator.checks.context import Context
 from local_test.simulator.checks.jobs import Ended
 
@@ -53,14 +53,25 @@ def hosts_objective(context: Context) -> Outcome:
 
 
 @check(
-    "train.empty-shard", "A host without any object of its channel does not spoil the job", pages.DISTRIBUTION, _GROUP
+    "train.empty-shard",
+    "Where a host gets no object of its channel, the job works, or fails on all hosts with the reason",
+    pages.DISTRIBUTION,
+    _GROUP,
 )
 def empty_shard(context: Context) -> Outcome:
-    """ShardedByS3Key with fewer objects than hosts."""
+    """ShardedByS3Key with fewer objects than hosts; AWS's page: "Keep this in mind when developing algorithms"."""
     _good(context)
     ends = context.once("empty shard", lambda: context.jobs.run_hosts(2, empty=1))
-    late = any(end.exit_code is None for end in ends)
-    return judge(_failing(ends) or ("one host did not end with the other" if late else None))
+    if all(end.exit_code == 0 for end in ends):
+        return passed("it works")
+    if any(end.exit_code is None for end in ends):
+        return failed("one host did not end with the other")
+    if any(end.exit_code == 0 for end in ends):
+        return failed(f"one host succeeds without the other: {_failing(ends)}")
+    reasons = [(end.failure or b"").decode("utf-8", "replace").strip() for end in ends]
+    if not all(reasons):
+        return failed(f"a host fails without a reason: {_failing(ends)}")
+    return passed(f"it fails: {reasons[-1][:200]}")
 
 
 def _two(context: Context) -> Sequence[Ended]:

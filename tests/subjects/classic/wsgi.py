@@ -4,11 +4,11 @@ import csv
 import io
 import os
 import pickle
+from pathlib import Path
 
 import flask
 
-PREFIX = os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")
-MODEL = os.path.join(PREFIX, "model", "decision-tree-model.pkl")
+MODEL = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"), "model", "decision-tree-model.pkl")
 LIMIT_BYTES = 5 * 1024 * 1024
 
 
@@ -20,7 +20,7 @@ class ScoringService:
     @classmethod
     def get_model(cls):
         if cls.model is None:
-            with open(MODEL, "rb") as file:
+            with MODEL.open("rb") as file:
                 cls.model = pickle.load(file)
         return cls.model
 
