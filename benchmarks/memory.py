@@ -59,6 +59,7 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=120, help="files to begin with")
     parser.add_argument("--times", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--hp", nargs="*", default=[], metavar="NAME=VALUE", help="further hyperparameters of the jobs")
     chosen = parser.parse_args()
     rows: dict[str, list[Peak]] = {}
     for job in chosen.jobs:
@@ -99,7 +100,15 @@ def run(settings: dict[str, str], times: int, chosen: argparse.Namespace) -> Pea
         config = ml / "input" / "config"
         config.mkdir(parents=True)
         config.joinpath("hyperparameters.json").write_text(
-            json.dumps({"model": chosen.model, "pretrained": "false", "patience": "0", **settings})
+            json.dumps(
+                {
+                    "model": chosen.model,
+                    "pretrained": "false",
+                    "patience": "0",
+                    **settings,
+                    **dict(pair.split("=", 1) for pair in chosen.hp),
+                }
+            )
         )
         environ = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "SAGEMAKER_BASE_DIR": str(ml)}
         process = subprocess.Popen(  # noqa: S603  our own
