@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import tarfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import docker
 import pytest
+from local_test.simulator.channels import parse
+from local_test.simulator.consoles import Quiet
 from local_test.simulator.containers import ContainerRunning, ImageSubject
+from local_test.simulator.jobs import Checkpoints, Request, run
 from local_test.simulator.subjects import Command, Limits, Mount, Network, Start, SubjectError
 from tests.container.engine import wait_for
 
@@ -32,6 +36,9 @@ if command == "serve":
         def do_GET(self):
             self.send_response(200); self.end_headers(); self.wfile.write(b"hello")
     http.server.HTTPServer(("", int(os.environ.get("SAGEMAKER_BIND_TO_PORT", 8080))), Handler).serve_forever()
+if "TASK" in os.environ:
+    exec(os.environ["TASK"])
+    sys.exit()
 task = pathlib.Path("/opt/ml/task").read_text()
 print("up", flush=True)
 exec(task)
@@ -50,6 +57,14 @@ def tiny(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(["docker", "build", "--quiet", "--tag", tag, str(folder)], check=True, capture_output=True)
     yield tag
     subprocess.run(["docker", "image", "rm", "--force", tag], check=True, capture_output=True)
+
+
+class Heard(Quiet):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, host: str, text: str) -> None:
+        self.lines.append(f"{host} {text}")
 
 
 class Stage:
@@ -167,6 +182,57 @@ def test_hosts_find_each_other_by_name_and_nothing_else_isolated(stage: Stage, c
     assert not client.networks.list(names=[network.name])
     with stage.subject.network(1) as unused:
         assert isinstance(unused, Network)
+
+
+TRAINS = """
+config = {file.stem: json.loads(file.read_text()) for file in pathlib.Path("/opt/ml/input/config").iterdir()}
+me, hosts = config["resourceconfig"]["current_host"], config["resourceconfig"]["hosts"]
+for host in hosts:
+    while True:
+        try:
+            socket.gethostbyname(host)
+            break
+        except OSError:
+            time.sleep(0.1)
+checkpoint = pathlib.Path(config["checkpointconfig"]["LocalPath"]) / me
+found = checkpoint.exists()
+checkpoint.touch()
+print("found", found, *sorted(file.name for file in pathlib.Path("/opt/ml/input/data/train").iterdir()), flush=True)
+if not found:
+    time.sleep(100)
+pathlib.Path("/opt/ml/model", me).write_text(pathlib.Path("/opt/ml/input/data/stream_0").read_text())
+"""
+
+
+def test_a_job_on_two_hosts_survives_an_interruption(tiny: str, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a", "b", "c"):
+        (photos / name).write_text(name)
+    heard = Heard()
+
+    def lose() -> bool:
+        stored = {file.name for file in (tmp_path / "jobs" / "job-1" / "checkpoints").glob("algo-*")}
+        return len(heard.lines) == 2 and stored == {"algo-1", "algo-2"}
+
+    request = Request(
+        "job-1",
+        hosts=2,
+        channels=[parse([f"train={photos}", "distribution=ShardedByS3Key"]), parse([f"stream={photos}", "mode=Pipe"])],
+        environment={"TASK": TRAINS},
+        checkpoints=Checkpoints(every_s=0.05),
+        network_isolation=True,
+    )
+    record = run(request, ImageSubject(tiny), tmp_path / "jobs", heard, lose=lose)
+    assert record.status == "Completed", heard.lines
+    assert sorted(heard.lines) == [
+        "algo-1 found False a c",
+        "algo-1 found True a c",
+        "algo-2 found False b",
+        "algo-2 found True b",
+    ]
+    with tarfile.open(tmp_path / "jobs" / "job-1" / "output" / "model.tar.gz") as packed:
+        assert packed.getnames() == ["algo-1", "algo-2"]
 
 
 def test_files_of_root_are_handed_back(stage: Stage, tmp_path: Path) -> None:

@@ -205,8 +205,11 @@ def test_a_class_that_only_one_host_has(job: Job, drawn_data: Path, tmp_path: Pa
 
 
 @pytest.mark.timeout(600)
-def test_a_job_of_two_processes_goes_on_from_its_checkpoint(job: Job, drawn_data: Path) -> None:
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_a_job_of_two_processes_goes_on_from_its_checkpoint(job: Job, drawn_data: Path, trainable: str) -> None:
+    """With norm layers that learn, each process has statistics of its own until the epoch ends."""
     options = {"epochs": "12", "patience": "0", "dropout": "0.5", "checkpoint-seconds": "0"}
+    options |= {"trainable": trainable, "batch-size": "4"}
     whole, _ = job.run(drawn_data, 2, **options)
     interrupted = job.host("interrupted", drawn_data, {**EXACT, **options})
     interrupted.write("checkpointconfig.json", {"LocalPath": str(job.folder / "checkpoints")})

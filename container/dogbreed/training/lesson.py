@@ -515,9 +515,7 @@ class Lesson:
             state.best_weights = clone_weights(self.loop.model)
             state.best_metrics, state.best_validation = start.metrics, start.best_validation
         if kept is not None:
-            state.load_state_dict(kept)
-            if not self.loop.team.leads:  # the leader goes on with the sums of all
-                state.learnt = PassMetrics(self.loop.compute.device)
+            state.load_state_dict(kept, self.loop.team)
         self.watch(self.loop.model, self.loop.criterion, state.scaler.get_scale)
         return self.loop.fit(
             train, validation, state, epochs=chosen.epochs, objective=chosen.objective, keeper=keeper or NoKeeper()

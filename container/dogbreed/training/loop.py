@@ -250,8 +250,9 @@ class Loop:
             for observer in self.observers:
                 observer.on_epoch_end(result)
             if any(self.team.total(keeper.due())):
+                state.collect(self.team)
                 keeper.keep(state)
-        state.learnt.collect(self.team)
+        state.collect(self.team)
         keeper.keep(state)
         return FitResult(
             history=tuple(state.history),
@@ -355,7 +356,7 @@ class Loop:
                 state.batch += 1
                 samples += shared
                 if due:
-                    state.learnt.collect(self.team)
+                    state.collect(self.team)
                     keeper.keep(state)
                     self._tell_part("checkpoint")
                 self._tell_batch(Phase.TRAIN)

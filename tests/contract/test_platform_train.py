@@ -1,0 +1,82 @@
+"""This project's `train` on the local platform, as a bare process: interruptions, streams, and a tuner's values."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from local_test.cli import main
+
+pytestmark = pytest.mark.timeout(900)
+
+QUICK = "model=tiny pretrained=false image-size=32 batch-size=6 num-workers=0 patience=0 insight=false"
+
+
+def names(archive: Path) -> list[str]:
+    with tarfile.open(archive) as packed:
+        return sorted(packed.getnames())
+
+
+def test_two_hosts_interrupted_anywhere_end_with_the_weights_of_an_uninterrupted_job(
+    drawn_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/local-platform.md tells of twenty of them."""
+    options = ["--hosts", "2", "--checkpoints", "--checkpoint-every", "0.1", "--times", "2", "--seed", "4"]
+    hyperparameters = f"{QUICK} trainable=all epochs=12 dropout=0.5 checkpoint-seconds=0"
+    where = ["--process", "--data", str(drawn_data), "--folder", str(tmp_path), "--name", "spot"]
+    code = main(["spot", *where, *options, "--hp", hyperparameters, "--from", "3 classes"])
+    out = capsys.readouterr().out
+    assert code == 0, out
+    assert out.splitlines()[-1].startswith("2 of 2 equal")
+    assert "compared: model.safetensors" in out
+    restarted = [
+        record for record in map(described, sorted(tmp_path.glob("spot-0*"))) if record["Local"]["Attempts"] > 1
+    ]
+    assert restarted, "at least one was interrupted"
+    assert names(tmp_path / "spot-001" / "output" / "model.tar.gz")[1:] == ["bundle.json", "model.safetensors"]
+
+
+def described(job: Path) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = json.loads((job / "job.json").read_text())
+    return found
+
+
+def test_a_manifest_through_a_pipe(drawn_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = tmp_path / "train.manifest"
+    manifest.write_text(
+        "".join(
+            json.dumps({"source-ref": str(file), "breed": file.parent.name}) + "\n"
+            for file in sorted((drawn_data / "train").rglob("*.jpg"))
+        )
+    )
+    channel = [f"train={manifest}", "mode=Pipe", "wrapper=RecordIO", "attributes=source-ref,breed", "shuffle=1"]
+    where = ["--process", "--folder", str(tmp_path / "jobs"), "--name", "piped"]
+    code = main(["train", *where, "--channel", *channel, "--hp", f"{QUICK} trainable=head epochs=1", "--quote", "json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert "piped: Completed" in out
+    assert "read from its pipe" in err
+    assert "validation_accuracy" in out, "its metrics are found without being named"
+
+
+def test_a_reason_is_the_one_of_the_failure_file(drawn_data: Path, tmp_path: Path) -> None:
+    where = ["--process", "--data", str(drawn_data), "--folder", str(tmp_path), "--name", "failed"]
+    assert main(["train", *where, "--hp", "lr=fast"]) == 1
+    record = json.loads((tmp_path / "failed" / "job.json").read_text())
+    assert record["TrainingJobStatus"] == "Failed"
+    assert "lr='fast'" in record["FailureReason"]
+    assert "Traceback" not in record["FailureReason"]
+
+
+def test_a_tuners_values(drawn_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--process", "--data", str(drawn_data), "--folder", str(tmp_path), "--name", "search"]
+    ranges = ["--float", "lr=1e-4..1e-2:log", "--choice", "optimizer=adam,sgd"]
+    search = ["--objective", "validation_loss", "--minimize", "--max-jobs", "2", "--quote", "json", "--seed", "1"]
+    code = main(["tune", *where, *ranges, *search, "--hp", f"{QUICK} trainable=head epochs=1"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    rows = [line.split() for line in out.splitlines()[1:]]
+    assert sorted(row[:2] for row in rows) == [["search-001", "Completed"], ["search-002", "Completed"]]
+    assert float(rows[0][2]) <= float(rows[1][2])
