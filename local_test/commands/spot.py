@@ -17,6 +17,7 @@ import random
 import re
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,13 +48,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--times {arguments.times}: give 1 at least")
     if arguments.checkpoints is None:
         raise UsageError("without --checkpoints nothing outlives an interruption; add it")
+    with train.stopping() as stop:
+        return _compare(arguments, stop)
+
+
+def _compare(arguments: argparse.Namespace, stop: threading.Event) -> int:
     subject = choosing.subject(arguments.image, arguments.process, gpus=arguments.gpus)
     name = arguments.name or train.new_name("spot")
     request = train.request_of(arguments, f"{name}-whole")
     moments = random.Random(arguments.seed)
     began = time.monotonic()
     watch = _Watch(_regex(arguments.begin))
-    whole = _job(request, subject, arguments.folder, watch)
+    whole = _job(request, subject, arguments.folder, watch, stop)
     length_s = watch.ended - watch.began
     wanted = digests(whole.folder / "output" / "model.tar.gz", arguments.compare)
     if math.isnan(length_s):
@@ -68,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
             break
         moment_s = moments.uniform(0, length_s)
         watch = _Watch(_regex(arguments.begin), moment_s)
-        record = _job(dataclasses.replace(request, name=f"{name}-{number:03}"), subject, arguments.folder, watch)
+        record = _job(dataclasses.replace(request, name=f"{name}-{number:03}"), subject, arguments.folder, watch, stop)
+        if stop.is_set():
+            break
         verdict = _verdict(record, wanted, arguments.compare)
         done += 1
         equal += verdict == "equal"
@@ -76,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         told = "" if watch.lost else ", but it ended before"
         print(f"{name}-{number:03}: lost after {moment_s:.2f} s{told}: {verdict}", flush=True)
     print(f"{equal} of {done} equal, {interrupted} of them interrupted")
-    return 0 if equal == done else 1
+    return 0 if equal == done and not stop.is_set() else 1
 
 
 def digests(archive: Path, pattern: str) -> Mapping[str, str]:
@@ -127,9 +135,9 @@ class _Watch(consoles.Quiet):
         return True
 
 
-def _job(request: jobs.Request, subject: Subject, folder: Path, watch: _Watch) -> Record:
+def _job(request: jobs.Request, subject: Subject, folder: Path, watch: _Watch, stop: threading.Event) -> Record:
     print(f"{request.name} runs", file=sys.stderr, flush=True)
-    return jobs.run(request, subject, folder, watch, lose=watch.is_due)
+    return jobs.run(request, subject, folder, watch, stop=lambda scraper: stop.is_set(), lose=watch.is_due)
 
 
 def _regex(text: str | None) -> re.Pattern[str] | None:
