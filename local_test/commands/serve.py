@@ -48,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--models", type=Path, metavar="DIR", help="multi-model: a folder of such tarballs")
     parser.add_argument("--port", type=int, default=8000, help="of the endpoint, 0 for any (default %(default)s)")
     add_instance_arguments(parser)
+    parser.add_argument(
+        "--bind-to-port", type=int, metavar="PORT", help="that the subject must listen on, as behind a pipeline"
+    )
     numbers = parser.add_argument_group("the platform's numbers")
     numbers.add_argument("--payload-mb", type=float, metavar="MB", help="limit of a body: 25; 6 is the API model's")
     numbers.add_argument("--timeout", type=float, metavar="S", help="for an answer: 60, async 900")
@@ -208,6 +211,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
             failures=arguments.ping_failures,
         ),
         port=arguments.port,
+        bind_to_port=arguments.bind_to_port,
         network_isolation=arguments.network_isolation,
         read_only_disk=serverless,
         asynchronous=_asynchronous(arguments),
@@ -225,6 +229,8 @@ def _refuse_mixtures(arguments: argparse.Namespace) -> None:
         raise UsageError(f"{' and '.join(together)} exclude each other on SageMaker; give one of them")
     if arguments.serverless is not None and arguments.instance_type is not None:
         raise UsageError("--serverless has memory instead of an instance type; leave --instance-type out")
+    if arguments.bind_to_port is not None and arguments.process is not None and arguments.instances > 1:
+        raise UsageError("--bind-to-port: processes would share the port; give --instances 1, or --image")
     if arguments.models is not None and not arguments.models.is_dir():
         raise UsageError(f"--models {arguments.models} is no folder; name one that holds model tarballs")
 

@@ -155,7 +155,7 @@ def test_an_instance_that_is_killed_is_replaced_and_clients_notice_nothing(own: 
         finally:
             stop.set()
         assert all(future.result() > 0 for future in asking)
-    assert f"{victim.name} it ended by itself with exit code 137" in own.events
+    assert f"{victim.name} failed: it ended by itself with exit code 137" in own.events
 
 
 def test_only_the_interfaces_headers_cross(endpoint: Endpoint) -> None:
@@ -207,6 +207,7 @@ def test_what_the_platform_itself_refuses(endpoint: Endpoint) -> None:
     assert code(EndpointName="cats") == ("ValidationError", 400)
     assert code(TargetModel="a.tar.gz") == ("ValidationError", 400)
     assert code(TargetVariant="other") == ("ValidationError", 400)
+    assert code(InferenceComponentName="part") == ("ValidationError", 400)
     assert code(CustomAttributes="a" * 1025) == ("ValidationError", 400)
     asynchronous = refused(
         lambda: endpoint.client.invoke_endpoint_async(EndpointName="dogs", InputLocation="s3://bucket/key")
@@ -406,7 +407,12 @@ def test_asynchronous_requests_are_files(plan: Plan, tmp_path: Path) -> None:
 
         assert code(InputLocation="s3://bucket/in/absent") == "ValidationError"
         assert code(InputLocation="s3://bucket/../../etc/passwd") == "ValidationError"
+        assert code(InputLocation="s3://bucket/in/photo", Body=b"x") == "ValidationError"
+        assert code(Body=b"x", S3OutputPathExtension="../../../..") == "ValidationError"
+        assert code(Body=b"x", RequestTTLSeconds=30_000) == "ValidationError"
         assert code(Body=bytes(128_001)) == "413"
+        named = ask(EndpointName="dogs", Body=b"abc", S3OutputPathExtension="today", Filename="answer.json")
+        assert named["OutputLocation"] == "s3://bucket/out/today/answer.json"
         assert refused(endpoint.invoke)["Error"]["Code"] == "ValidationError"
 
 

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,9 +23,6 @@ from local_test.simulator.hosting.endpoint import Endpoint, Reply, Request
 from local_test.simulator.hosting.faults import Fault
 from local_test.simulator.hosting.rules import ASYNC_INLINE_BYTES
 
-_INPUT = "x-amzn-sagemaker-inputlocation"
-_TIMEOUT = "x-amzn-sagemaker-invocationtimeoutseconds"
-_TTL = "x-amzn-sagemaker-requestttlseconds"
 _LONGEST_ANSWER_S = 3600
 _LONGEST_TTL_S = 21600
 _SHORTEST_TTL_S = 60
@@ -111,13 +108,11 @@ class Queue:
         Raises:
             Fault: it cannot be meant so, or its input is not there.
         """
-        inference = request.headers.get(headers.INFERENCE_ID.lower()) or str(uuid.uuid4())
-        answer_s = _seconds(request.headers, _TIMEOUT, 1, _LONGEST_ANSWER_S, self._answer_s)
-        ttl_s = _seconds(request.headers, _TTL, _SHORTEST_TTL_S, _LONGEST_TTL_S, _LONGEST_TTL_S)
+        inference = request.header(headers.INFERENCE_ID) or str(uuid.uuid4())
+        answer_s = _seconds(request, headers.INVOCATION_TIMEOUT, 1, _LONGEST_ANSWER_S, self._answer_s)
+        ttl_s = _seconds(request, headers.REQUEST_TTL, _SHORTEST_TTL_S, _LONGEST_TTL_S, _LONGEST_TTL_S)
         file = self._input(request)
-        # Not the id that the client gave: two requests may have the same.
-        name = uuid.uuid4().hex
-        success, failure = f"{self._output.success}/{name}.out", f"{self._output.failure}/{name}-error.out"
+        success, failure = self._locations(request)
         self._pool.submit(self._answer, request, file, (success, failure), answer_s, time.monotonic() + ttl_s)
         told = {
             "Content-Type": "application/json",
@@ -131,8 +126,23 @@ class Queue:
         self._ending.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _locations(self, request: Request) -> tuple[str, str]:
+        """Of the answer, and of the error that comes in its place."""
+        extension = request.header(headers.OUTPUT_EXTENSION)
+        prefix = self._output.success if extension is None else f"{self._output.success}/{extension.strip('/')}"
+        # Not the id that the client gave: two requests may have the same.
+        generated = uuid.uuid4().hex
+        success = f"{prefix}/{request.header(headers.FILENAME) or f'{generated}.out'}"
+        try:
+            self._store.file(success)
+        except ValueError as error:
+            raise faults.validation(f"S3OutputPathExtension and Filename make {error}") from error
+        return success, f"{self._output.failure}/{generated}-error.out"
+
     def _input(self, request: Request) -> Path | None:
-        location = request.headers.get(_INPUT)
+        location = request.header(headers.INPUT_LOCATION)
+        if location is not None and request.size:
+            raise faults.validation("InputLocation and Body exclude each other; give one of them.")
         if location is None:
             if request.size == 0:
                 raise faults.validation("Give an InputLocation or a Body.")
@@ -176,8 +186,8 @@ class Queue:
         return reply.body
 
 
-def _seconds(given: Mapping[str, str], name: str, least: int, most: int, default: float) -> float:
-    text = given.get(name)
+def _seconds(request: Request, name: str, least: int, most: int, default: float) -> float:
+    text = request.header(name)
     if text is None:
         return default
     if not text.isdigit() or not least <= int(text) <= most:

@@ -209,6 +209,9 @@ class Endpoint:
         variant = request.header(headers.TARGET_VARIANT) or VARIANT
         if variant != VARIANT:
             raise faults.validation(f"Variant {variant} was not found; this endpoint has {VARIANT} alone.")
+        for name, what in ((headers.COMPONENT, "inference components"), (headers.CONTAINER, "several containers")):
+            if request.header(name) is not None:
+                raise faults.validation(f"Endpoint {self.name} has no {what}.")
         target = request.header(headers.TARGET_MODEL)
         if target is not None and self._several is None:
             raise faults.validation(
@@ -227,8 +230,8 @@ class Endpoint:
                 self._fleet.borrow(session=session, preferred=holders, at_most=at_most, wait_s=wait_s)
             )
         except AllBusyError as error:
-            if at_most is not None and self._fleet.in_service():
-                raise faults.throttled() from error
+            if at_most is not None:
+                raise (faults.throttled() if self._fleet.in_service() else faults.provisioning()) from error
             raise faults.unavailable(str(error)) from error
 
     def _send(self, course: _Course, instance: Instance, passed: Mapping[str, str], within_s: float) -> wire.Opened:

@@ -90,6 +90,13 @@ def model_not_ready(name: str) -> Fault:
     )
 
 
+def provisioning() -> Fault:
+    """A serverless endpoint has no instance ready."""
+    return Fault(
+        429, "ModelNotReadyException", "The endpoint's resources are still being provisioned. Wait and try again."
+    )
+
+
 def no_answer(request_id: str, reason: str) -> Fault:
     """The container broke the connection."""
     message = (

@@ -248,8 +248,12 @@ class Fleet:
         while not self._ending.is_set():
             try:
                 instance = self._begin()
-            except Exception as error:  # whoever waits for the endpoint raises it
-                self._fail(error)
+            except Exception as error:
+                if self._replacing():
+                    self._events.tell("failed", f"no instance can be started: {error}", good=False)
+                    self._ending.wait(_BREATH_S)
+                    continue
+                self._fail(error)  # whoever waits for the endpoint raises it
                 return
             was_in_service = self._watch(instance)
             with self._changed:
@@ -258,7 +262,7 @@ class Fleet:
             if ending:
                 self._end(instance)
                 return
-            self._tell(instance, "failed", instance.course.told, good=False)
+            self._tell(instance, "failed", f"failed: {instance.course.told}", good=False)
             if not was_in_service and not self._replacing():
                 self._end(instance)
                 self._fail(NotInServiceError(self._reason(instance)))

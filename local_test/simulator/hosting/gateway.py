@@ -136,6 +136,10 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             self.server.end()
 
+    def do_GET(self) -> None:
+        """Of people who look with a browser."""
+        self._send("", self.refuse("", _unknown(self.path)))
+
     def log_message(self, format: str, *args: object) -> None:
         """Requests are told by the endpoint."""
 
@@ -165,11 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = _ROUTE.match(urlsplit(self.path).path)
         operation = _OPERATIONS.get(found[2]) if found else None
         if found is None or operation is None:
-            raise Fault(
-                404,
-                "UnknownOperationException",
-                f"{self.path!r} is no operation of sagemaker-runtime; POST /endpoints/NAME/invocations is one",
-            )
+            raise _unknown(self.path)
         name = unquote(found[1])
         if name != self.endpoint:
             raise faults.no_endpoint(name)
@@ -241,6 +241,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_headers(self, headers: Mapping[str, str]) -> None:
         for name, value in headers.items():
             self.send_header(name, value)
+
+
+def _unknown(path: str) -> Fault:
+    message = f"{path!r} is no operation of sagemaker-runtime; POST /endpoints/NAME/invocations is one"
+    return Fault(404, "UnknownOperationException", message)
 
 
 def _reply(fault: Fault) -> Reply:
