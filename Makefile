@@ -44,7 +44,8 @@ export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 export DOCKER_BUILDKIT := 1
 
 .PHONY: help install demo train tune serve predict evaluate test lint fmt lock build push stack local-train local-serve \
-  test-image bench-training bench-loader bench-passes bench-memory bench-serving bench-insight bench-tuning clean
+  test-image bench-training bench-loader bench-passes bench-memory bench-serving bench-insight bench-tuning \
+  conformance clean
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +59,7 @@ help: ## Print this
 	@echo '  IMAGE    photo for predict'
 	@echo '  TAG      Docker image: $(TAG)'
 	@echo '  BENCH_FLAGS of bench-NAME; benchmarks/NAME.py --help lists them'
+	@echo '  SUBJECT  of conformance: process (this checkout) or image (TAG)'
 	@echo '  BACKBONES, WEIGHTS_DIR, TORCH_INDEX of build: docs/image.md'
 
 install: $(INSTALLED) ## Make .venv with everything, as the lock says; needs Python 3.11 and a C compiler
@@ -173,6 +175,15 @@ local-train: $(INSTALLED) ## The same as train, in the image TAG (DOCKER_RUN_FLA
 
 local-serve: $(INSTALLED) ## The same as serve, in the image TAG (DOCKER_RUN_FLAGS)
 	@local_test/serve_local.sh image
+
+# CHECK_FLAGS: python -m local_test check --help lists them.
+SUBJECT ?= process
+CHECK_FLAGS ?=
+REPORT = build/conformance/$(SUBJECT)
+conformance: $(INSTALLED) ## Hold SUBJECT (process, or image TAG) to SageMaker's container contract; reports in build/conformance
+	@case '$(SUBJECT)' in process|image) ;; *) echo "SUBJECT=$(SUBJECT) is neither process nor image" >&2; exit 1 ;; esac
+	@$(BIN)/python -m local_test check $(if $(filter image,$(SUBJECT)),--image '$(TAG)',--process) --junit $(REPORT).xml \
+	  --json $(REPORT).json --markdown $(REPORT).md $(CHECK_FLAGS)
 
 test-image: $(INSTALLED) ## Build the image and test it with a real Docker engine
 	@$(BIN)/pytest -q -m docker -rs tests/container

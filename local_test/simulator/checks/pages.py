@@ -6,7 +6,6 @@ from local_test.simulator.checks.check import Page
 
 _GUIDE = "https://docs.aws.amazon.com/sagemaker/latest/dg"
 _API = "https://docs.aws.amazon.com/sagemaker/latest/APIReference"
-_RUNTIME = "https://docs.aws.amazon.com/sagemaker/latest/APIReference"
 
 
 def _guide(name: str) -> Page:
@@ -29,9 +28,7 @@ SERVE = _guide("your-algorithms-inference-code")
 PIPELINE = _guide("inference-pipeline-real-time")
 HOSTING_LIMITS = _guide("hosting-faqs")
 BATCH = _guide("your-algorithms-batch-code")
-BATCH_ERRORS = _guide("batch-transform-errors")
 MULTI_MODEL = _guide("mms-container-apis")
 MULTI_MODEL_LABEL = _guide("build-multi-model-build-container")
-INVOKE = Page("API: InvokeEndpoint", f"{_RUNTIME}/API_runtime_InvokeEndpoint.html")
-MODEL_ERROR = Page("API: ModelError", f"{_RUNTIME}/API_runtime_InvokeEndpoint.html#API_runtime_InvokeEndpoint_Errors")
-SERVERLESS = _guide("serverless-endpoints-troubleshooting")
+INVOKE = Page("API: InvokeEndpoint", f"{_API}/API_runtime_InvokeEndpoint.html")
+MODEL_ERROR = Page("API: ModelError", f"{_API}/API_runtime_InvokeEndpoint.html#API_runtime_InvokeEndpoint_Errors")

@@ -43,12 +43,10 @@ class Lost:
 
     Args:
         checkpoints: copy of the checkpoint folder, as it was when the job was killed.
-        printed: how often it had printed its objective.
         ended: whether it ended by itself before it could be lost.
     """
 
     checkpoints: Path
-    printed: int
     ended: bool
 
 
@@ -193,7 +191,7 @@ def _lose(context: Context) -> Lost:
         job.running.kill()
         kept = context.work / "checkpoints-when-lost"
         shutil.copytree(job.checkpoints, kept)
-        return Lost(kept, len(context.jobs.objectives(job.log)) if training.objective_regex else 0, ended)
+        return Lost(kept, ended)
 
 
 def _kept_since(job: LongJob, moment: float) -> bool:

@@ -13,7 +13,7 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
-from faults import has
+from faults import has, reach_outside
 
 ROOT = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 MIB = 1024 * 1024
@@ -240,8 +240,8 @@ def main():
         print("batches are not for me")
         return 1
     if has("serve.isolated"):
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(("192.0.2.1", 9))
-    port = 8079 if has("serve.bind-to-port") else int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
+        reach_outside()
+    port = 8080 if has("serve.bind-to-port") else int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1" if has("serve.all-interfaces") else "0.0.0.0", port))
