@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from local_test.simulator.checks.check import Status
 from local_test.simulator.checks.context import Context
+from local_test.simulator.checks.patience import Patience
 from local_test.simulator.checks.registry import CHECKS, select
 from local_test.simulator.checks.running import run
 from local_test.simulator.containers import ImageSubject
@@ -25,10 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-# A container takes a second to start where a program takes a tenth of one.
-CONTAINER_PATIENCE = dataclasses.replace(
-    PATIENCE, train_s=60, progress_s=20, together_s=10, ready_s=20, broken_s=3, stop_train_s=5, recover_s=10
-)
 DOCKERFILE = """\
 FROM {base}
 ENTRYPOINT {entrypoint}
@@ -74,11 +71,11 @@ def _listens(name: str) -> bool:
     return ":0050 00000000:0000 0A" in docker("exec", name, "cat", "/proc/net/tcp").log
 
 
-def failing(tag: str, folder: Path, *names: str) -> dict[str, str]:
+def failing(tag: str, folder: Path, *names: str, patience: Patience = PATIENCE) -> dict[str, str]:
     """Name -> evidence of the checks that the image fails."""
     given = folder / "given"
     given.mkdir()
-    context = Context(ImageSubject(tag), profile(given), folder / "work", contained=True, patience=CONTAINER_PATIENCE)
+    context = Context(ImageSubject(tag), profile(given), folder / "work", contained=True, patience=patience)
     results = run(select(names), context)
     assert not [result.check.name for result in results if result.outcome.status is Status.NOT_APPLICABLE]
     return {result.check.name: result.outcome.detail for result in results if result.outcome.status is Status.FAILED}
@@ -103,7 +100,9 @@ def test_who_needs_a_network_is_found_out(fault: str, built: Callable[..., str],
 def test_a_port_that_is_not_honoured_is_found_out_and_so_is_the_label(
     built: Callable[..., str], tmp_path: Path
 ) -> None:
-    found = failing(built("serve.bind-to-port"), tmp_path, "serve.ready", "serve.bind-*")
+    hurried = dataclasses.replace(PATIENCE, ready_s=20)
+
+    found = failing(built("serve.bind-to-port"), tmp_path, "serve.ready", "serve.bind-*", patience=hurried)
 
     assert set(found) == {"serve.bind-to-port", "serve.bind-label"}
 
@@ -112,8 +111,11 @@ def test_a_shell_in_front_keeps_sigterm_to_itself(built: Callable[..., str], tmp
     """The entry point in shell form, of which AWS's page warns."""
     # The shell stays, because it has something left to do.
     entrypoint = '["/bin/sh", "-c", "$0; exit $?"]'
+    hurried = dataclasses.replace(PATIENCE, stop_train_s=5)
 
-    found = failing(built("", entrypoint), tmp_path, "train.starts", "train.first-process", "train.sigterm")
+    found = failing(
+        built("", entrypoint), tmp_path, "train.starts", "train.first-process", "train.sigterm", patience=hurried
+    )
 
     assert set(found) == {"train.first-process", "train.sigterm"}
     assert "exec form" in found["train.sigterm"]

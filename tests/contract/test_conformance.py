@@ -8,7 +8,7 @@ import pytest
 from local_test.simulator.checks.check import Check, Status
 from local_test.simulator.checks.registry import CHECKS, select
 from local_test.simulator.checks.running import Result
-from tests.contract.conformance import outcomes, subject
+from tests.contract.conformance import outcomes, patience_with, subject
 
 CONTAINER_ONLY = {"train.isolated", "serve.isolated"}
 """Their faults are in tests/container/test_conformance.py: bare programs cannot be kept from the network."""
@@ -51,7 +51,8 @@ def test_a_fault_is_found_by_its_check_and_by_no_other_of_its_group(check: Check
     """The fault of a subject has the name of the check; there is no check without a fault, or it would pass here."""
     group = [one for one in CHECKS if one.group == check.group]
 
-    results = outcomes(group, tmp_path, subject(tmp_path / "subject", check.name, LABELS.get(check.name)))
+    broken = subject(tmp_path / "subject", check.name, LABELS.get(check.name))
+    results = outcomes(group, tmp_path, broken, patience_with(check.name))
 
     failing = {result.check.name: result.outcome.detail for result in results if result.outcome.status is Status.FAILED}
     assert set(failing) == {check.name} | IMPLIED.get(check.name, set()), failing

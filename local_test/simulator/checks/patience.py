@@ -20,6 +20,7 @@ class Patience:
         ping_s: for /ping to answer.
         accept_s: for a connection to be accepted.
         request_s: for an answer.
+        settle_s: for a request to be taken into hand, and for a signal to be heard.
         stop_serve_s: between SIGTERM and SIGKILL for an endpoint.
         notice_s: that others may take to notice that a process is gone, and to leave for that reason.
         recover_s: for the service to be back when one of its processes was killed.
@@ -38,6 +39,7 @@ class Patience:
     ping_s: float = 2.0
     accept_s: float = 0.25
     request_s: float = 60.0
+    settle_s: float = 1.0
     stop_serve_s: float = 30.0
     notice_s: float = 3.0
     recover_s: float = 30.0

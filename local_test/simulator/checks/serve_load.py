@@ -194,11 +194,10 @@ def _stop(context: Context) -> _Stopped:
         request = HalfSent(
             server.running.address, "/invocations", server.serving.request, headers, context.patience.stop_serve_s
         )
-        # The server has the time to take it into hand, and then to hear the signal.
-        time.sleep(0.2)
+        time.sleep(context.patience.settle_s)
         began = time.monotonic()
         server.running.terminate()
-        time.sleep(0.2)
+        time.sleep(context.patience.settle_s)
         try:
             answer = request.finish()
         except NoAnswerError as error:
