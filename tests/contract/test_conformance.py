@@ -22,7 +22,6 @@ IMPLIED: dict[str, set[str]] = {
         "serve.invocations",
         "serve.type-parameter",
         "serve.headers-unknown",
-        "serve.after-errors",
     },
     # Whose connections nobody accepts waits for /ping, and for answers.
     "serve.accept-quick": {"serve.ping-busy", "serve.concurrent"},

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from local_test.simulator.checks import pages
-from local_test.simulator.checks.check import BlockedError, NotApplicableError, Outcome, check, failed, judge, passed
+from local_test.simulator.checks.check import NotApplicableError, Outcome, check, failed, judge, passed
 from local_test.simulator.checks.client import Answer, NoAnswerError, ask
 from local_test.simulator.checks.context import Context
 from local_test.simulator.checks.servers import Server
@@ -110,7 +110,7 @@ def headers_unknown(context: Context) -> Outcome:
 @check("serve.custom-attributes", "Invents no Custom-Attributes", pages.INVOKE, _GROUP)
 def custom_attributes(context: Context) -> Outcome:
     """They are a client's, or empty."""
-    answer = _try(context.servers.shared())
+    answer = _try(context.servers.answering())
     if isinstance(answer, str):
         return failed(answer)
     return judge(f"{_CUSTOM}: {answer.header(_CUSTOM)}" if answer.header(_CUSTOM) else None)
@@ -158,8 +158,7 @@ def payload_25mb(context: Context) -> Outcome:
 @check("serve.payload-over", "Refuses a body over its limit with 413", pages.HOSTING_LIMITS, _GROUP)
 def payload_over(context: Context) -> Outcome:
     """One MB more; not by 5xx, nor by hanging up."""
-    _need_an_answer(context)
-    answer = _try(context.servers.shared(), _of_size(context, (context.servers.serving.payload_mb + 1) * _MIB))
+    answer = _try(context.servers.answering(), _of_size(context, (context.servers.serving.payload_mb + 1) * _MIB))
     if not isinstance(answer, str) and answer.status != 413 and answer.status < 500:
         raise NotApplicableError(f"its limit is higher, if there is one: {answer.status}")
     return _expect(answer, [413])
@@ -186,27 +185,20 @@ def _try(server: Server, body: bytes | None = None, headers: Mapping[str, str | 
         return str(error)
 
 
-def _need_an_answer(context: Context) -> None:
-    """Raises: BlockedError when the request is refused whatever its size."""
-    answer = context.once("plain request", lambda: _try(context.servers.shared()))
-    if isinstance(answer, str) or answer.status != 200:
-        raise BlockedError("the profile's request is not answered with 200: see serve.invocations")
-
-
 def _refused_accept(context: Context) -> Answer | str:
-    return context.once("accept", lambda: _try(context.servers.shared(), headers={"Accept": _NO_TYPE}))
+    return context.once("accept", lambda: _try(context.servers.answering(), headers={"Accept": _NO_TYPE}))
 
 
 def _refused_type(context: Context) -> Answer | str:
-    return context.once("type", lambda: _try(context.servers.shared(), headers={"Content-Type": _NO_TYPE}))
+    return context.once("type", lambda: _try(context.servers.answering(), headers={"Content-Type": _NO_TYPE}))
 
 
 def _bad_body(context: Context) -> Answer | str:
-    return context.once("bad", lambda: _try(context.servers.shared(), context.servers.serving.bad_request))
+    return context.once("bad", lambda: _try(context.servers.answering(), context.servers.serving.bad_request))
 
 
 def _empty_body(context: Context) -> Answer | str:
-    return context.once("empty", lambda: _try(context.servers.shared(), b""))
+    return context.once("empty", lambda: _try(context.servers.answering(), b""))
 
 
 def _errors(context: Context) -> Sequence[Answer]:
@@ -230,8 +222,7 @@ def _expect_client_error(answer: Answer | str) -> Outcome:
 
 def _expect_taken(context: Context, size: int) -> Outcome:
     """Anything but 413, 5xx and no answer: what is padded need not be good."""
-    _need_an_answer(context)
-    answer = _try(context.servers.shared(), _of_size(context, size))
+    answer = _try(context.servers.answering(), _of_size(context, size))
     good = not isinstance(answer, str) and answer.status != 413 and answer.status < 500
     return judge(None if good else f"{size:,} bytes: {answer}", "" if isinstance(answer, str) else f"{answer.status}")
 

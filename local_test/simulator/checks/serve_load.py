@@ -92,7 +92,7 @@ def concurrent(context: Context) -> Outcome:
 @check("serve.memory", "Memory does not grow with the number of requests", pages.SERVE, _LOAD)
 def memory(context: Context) -> Outcome:
     """Coarse: 48 MiB in 200 equal requests, after 50 that do not count."""
-    server, repeats = context.servers.shared(), context.patience.repeats
+    server, repeats = context.servers.answering(), context.patience.repeats
     _repeat(server, repeats // 4)
     before = server.running.memory_bytes()
     _repeat(server, repeats)
@@ -230,7 +230,7 @@ def _recovery(server: Server, victim: int, within_s: float) -> Outcome:
 
 
 def _load(context: Context) -> Load:
-    server = context.servers.shared()
+    server = context.servers.answering()
     return context.once("load", lambda: _ask_at_once(server))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -110,16 +109,14 @@ def missing_model(context: Context) -> Outcome:
 @check("serve.model-read-only", "Works with a model folder that is only read", pages.SERVE, _GROUP)
 def model_read_only(context: Context) -> Outcome:
     """As it is mounted in hosting."""
-    server = context.servers.shared()
-    _post(server)
+    server = context.servers.answering()
     return judge("it wrote into the model folder" if server.running.written() else None)
 
 
 @check("serve.nothing-written", "Leaves nothing below /opt/ml", pages.SERVE, _GROUP)
 def nothing_written(context: Context) -> Outcome:
     """Scratch is /tmp."""
-    server = context.servers.shared()
-    _post(server)
+    server = context.servers.answering()
     left = [name for name in files_in(server.root) if name != "model"]
     return judge(f"left {', '.join(left[:5])}" if left else None)
 
@@ -181,11 +178,6 @@ def _ready_without(server: Server, model: Model) -> Outcome:
     if answer.status == 200 and model is Model.MISSING:
         raise NotApplicableError("it answers without a model folder: it carries a model of its own")
     return failed(f"/ping is 200; /invocations: {answer}")
-
-
-def _post(server: Server) -> None:
-    with contextlib.suppress(NoAnswerError):
-        server.post()
 
 
 def _listening(port: int) -> set[str]:

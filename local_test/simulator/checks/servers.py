@@ -161,6 +161,7 @@ class Servers:
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _window_s: float = field(init=False)
     _plain_ready_s: float | None = None
+    _answers: bool | None = None
 
     def __post_init__(self) -> None:
         self._window_s = self.patience.ready_s
@@ -174,6 +175,22 @@ class Servers:
         server = self.tried(endpoint)
         if server.ready_s is None:
             raise BlockedError("/ping was never 200: see serve.ready")
+        return server
+
+    def answering(self) -> Server:
+        """The plain endpoint, which answers the profile's request: without that a refusal says nothing.
+
+        Raises:
+            BlockedError: it does not get ready, or answers with something else than 200.
+        """
+        server = self.shared()
+        if self._answers is None:
+            try:
+                self._answers = server.post().status == 200
+            except NoAnswerError:
+                self._answers = False
+        if not self._answers:
+            raise BlockedError("the profile's request is not answered with 200: see serve.invocations")
         return server
 
     def seconds_until_ready(self) -> float:
