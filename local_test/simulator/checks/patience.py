@@ -12,7 +12,7 @@ class Patience:
     Args:
         train_s: for a job of the profile to end.
         stop_train_s: between SIGTERM and SIGKILL for a job (StopTrainingJob).
-        progress_s: for the first objective, or the first checkpoint, of a long job.
+        progress_s: for the first objective, or the first checkpoint, of a long job, at most.
         blind_s: after which a long job is stopped when nothing tells that it has begun.
         together_s: between the ends of the hosts of a job.
         ready_s: for /ping to be 200 (ContainerStartupHealthCheckTimeoutInSeconds of 8 minutes).
@@ -24,9 +24,10 @@ class Patience:
         stop_serve_s: between SIGTERM and SIGKILL for an endpoint.
         notice_s: that others may take to notice that a process is gone, and to leave for that reason.
         recover_s: for the service to be back when one of its processes was killed.
+        repeats_s: for them.
         load_s: for which many clients ask at once.
         clients: so many.
-        repeats: requests between two looks at the memory.
+        repeats: requests between two looks at the memory, at most.
     """
 
     train_s: float = 900.0
@@ -43,6 +44,7 @@ class Patience:
     stop_serve_s: float = 30.0
     notice_s: float = 3.0
     recover_s: float = 30.0
+    repeats_s: float = 30.0
     load_s: float = 3.0
     clients: int = 8
     repeats: int = 200

@@ -91,11 +91,11 @@ def concurrent(context: Context) -> Outcome:
 
 @check("serve.memory", "Memory does not grow with the number of requests", pages.SERVE, _LOAD)
 def memory(context: Context) -> Outcome:
-    """Coarse: 48 MiB in 200 equal requests, after 50 that do not count."""
-    server, repeats = context.servers.answering(), context.patience.repeats
-    _repeat(server, repeats // 4)
+    """Coarse: 48 MiB in 200 equal requests, or what is answered in 30 s, after 50 that do not count."""
+    server, patience = context.servers.answering(), context.patience
+    _repeat(server, patience.repeats // 4, patience.repeats_s / 4)
     before = server.running.memory_bytes()
-    _repeat(server, repeats)
+    repeats = _repeat(server, patience.repeats, patience.repeats_s)
     after = server.running.memory_bytes()
     if before is None or after is None:
         return failed("it ended")
@@ -264,10 +264,15 @@ def _ask_at_once(server: Server) -> Load:
     return Load(answers, pings, accepts)
 
 
-def _repeat(server: Server, times: int) -> None:
-    for _ in range(times):
+def _repeat(server: Server, times: int, within_s: float) -> int:
+    """Asks so many times, or for so long; how often it did."""
+    deadline = time.monotonic() + within_s
+    for number in range(times):
+        if time.monotonic() > deadline:
+            return number
         with contextlib.suppress(NoAnswerError):
             server.post()
+    return times
 
 
 def _told(process: int) -> str:

@@ -62,7 +62,7 @@ def flushed(context: Context) -> Outcome:
     if seen.told is None:
         raise NotApplicableError("the profile has no objective_regex")
     if not context.jobs.objectives(seen.ended.log) and not seen.told:
-        return failed(f"no objective within {context.patience.progress_s:g} s of a long job{seen.ended.last_words}")
+        return failed(f"no objective within {_progress_s(context):.0f} s of a long job{seen.ended.last_words}")
     return judge(None if seen.told else "the objective came to light only when the job ended; flush every line")
 
 
@@ -145,13 +145,13 @@ def checkpoints_apart(context: Context) -> Outcome:
 
 
 def _stop(context: Context) -> Stopped:
-    context.plain_job()
+    progress_s = _progress_s(context)
     training, patience = context.jobs.training, context.patience
     if not training.long:
         raise NotApplicableError("the profile has no `long` hyperparameters")
     with context.jobs.long(training.long) as job:
         if training.objective_regex:
-            told = job.wait_until(lambda: bool(context.jobs.objectives(job.log)), patience.progress_s)
+            told = job.wait_until(lambda: bool(context.jobs.objectives(job.log)), progress_s)
         else:
             told = None
             job.wait_until(lambda: False, patience.blind_s)
@@ -170,23 +170,28 @@ def _stop(context: Context) -> Stopped:
         return Stopped(job.ended(code), told, seconds, name)
 
 
+def _progress_s(context: Context) -> float:
+    """For what a long job should do early on: many times what a whole plain job takes."""
+    return min(context.patience.progress_s, max(60.0, 20 * context.plain_job().seconds))
+
+
 def _lost(context: Context) -> Lost:
     return context.once("lost", lambda: _lose(context))
 
 
 def _lose(context: Context) -> Lost:
     """Starts a job with an empty checkpoint folder, and kills it once it has kept something after an epoch."""
-    context.plain_job()
-    training, patience = context.jobs.training, context.patience
+    progress_s = _progress_s(context)
+    training = context.jobs.training
     if not training.resume:
         raise NotApplicableError("the profile has no `resume` hyperparameters")
     empty = context.work / "no-checkpoints"
     empty.mkdir()
     with context.jobs.long(training.resume, checkpoints=empty) as job:
         if training.objective_regex:
-            job.wait_until(lambda: bool(context.jobs.objectives(job.log)), patience.progress_s)
+            job.wait_until(lambda: bool(context.jobs.objectives(job.log)), progress_s)
         since = time.time()
-        job.wait_until(lambda: _kept_since(job, since), patience.progress_s)
+        job.wait_until(lambda: _kept_since(job, since), progress_s)
         ended = job.running.exit_code() is not None
         job.running.kill()
         kept = context.work / "checkpoints-when-lost"
