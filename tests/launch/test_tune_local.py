@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from tests.launch.conftest import REPOSITORY
 from tests.launch.scripted import Scripted
+from tests.launch.searched import TRAIN
 
 from dogbreed.hyperparameters import SearchRange
 from scripts.launcher.errors import OutcomeError, SettingError
@@ -31,27 +32,6 @@ pytest.importorskip("optuna", reason="there is no optuna to search with")
 
 LR = {"lr": SearchRange(low=0.001, high=1.0, scale="log")}
 ACCURACY = trials.Objective("validation_accuracy", "maximise")
-
-# Accuracy is that of the distance to lr=0.03; it rises by the epoch, as a job's does. lr above 0.9 fails.
-TRAIN = """
-import json, os, signal, sys, time
-from pathlib import Path
-root = Path(os.environ["SAGEMAKER_BASE_DIR"])
-given = json.loads((root / "input/config/hyperparameters.json").read_text())
-lr = float(given["lr"])
-if lr > 0.9:
-    (root / "output/failure").write_text("AlgorithmError: the loss is not finite\\nand more")
-    sys.exit(1)
-best = max(0.0, 1 - abs(lr - 0.03))
-stop = []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-for epoch in range(1, int(given.get("epochs", 3)) + 1):
-    print(f"epoch={epoch}; validation_accuracy={best * epoch / 10:.6g};", flush=True)
-    if stop:
-        break
-    time.sleep(float(given.get("gamma", 0)))
-(root / "model/bundle.json").write_text(json.dumps({"metrics": {"validation_accuracy": best}}))
-"""
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ stops the watching, not the search: `launch.py tune --follow NAME` goes on with 
 
     launch.py tune --local --data photos --weights resnet18.pth --hp model=resnet18 --trials 20 --name dogs
 
+With --local, --image dogbreed:latest makes each trial a container of that image, on the local Docker engine.
+
 --estimate starts nothing: it says what the search would take and cost as separate jobs, with warm pools and inside one
 job, from what a former job took (--record) or figures that are given, and from the prices that you keep:
 
@@ -43,7 +45,7 @@ from scripts.launcher.context import Context
 from scripts.launcher.errors import ServiceError
 from scripts.launcher.local import folders
 from scripts.launcher.plan import Call
-from scripts.launcher.search import estimating, forks, local, page, process, trials, tuning
+from scripts.launcher.search import containers, estimating, forks, local, page, process, trials, tuning
 from scripts.launcher.search import space as spaces
 from scripts.launcher.search.page import Report
 from scripts.launcher.search.space import Space
@@ -105,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     jobs.add_machine_arguments(parser)
     jobs.add_security_arguments(parser)
     other = parser.add_argument_group("other")
-    how.add_argument("--local", action="store_true", help="on this machine, as processes")
+    how.add_argument("--local", action="store_true", help="on this machine, as processes; with --image, as containers")
     other.add_argument("--name", type=types.job_name, help="of the search; default dogbreed and the UTC time")
     other.add_argument("--follow", type=types.job_name, metavar="NAME", help="go on watching a search; start nothing")
     other.add_argument(
@@ -259,6 +261,8 @@ def _local_plan(arguments: argparse.Namespace, settings: Settings) -> Call:
         "EarlyStopping": config["TrainingJobEarlyStoppingType"],
         "Data": data,
         "Weights": arguments.weights,
+        # As the argument has it alone: what is in the environment is the image of the account.
+        "Image": arguments.image,
         "Seed": arguments.seed or 0,
         "Searched": {name: str(one) for name, one in space.ranges.items()},
         "Fixed": tuning.static(space, objective),
@@ -281,7 +285,8 @@ def _run_here(call: Call, context: Context) -> int:
         seed=given["Seed"],
         job=process.Job(Path(given["Data"]), Path(given["Weights"]) if given["Weights"] else None, _CACHE),
     )
-    search = local.Search(plan, forks.Forks(plan.folder), lambda line: tqdm.write(line, file=sys.stderr))
+    starter = containers.Containers(given["Image"]) if given["Image"] else forks.Forks(plan.folder)
+    search = local.Search(plan, starter, lambda line: tqdm.write(line, file=sys.stderr))
     search.run(context.sleep)
     found, best = search.trials(), search.best()
     if found:

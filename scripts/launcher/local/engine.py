@@ -23,11 +23,15 @@ def check(image: str) -> None:
     """Raises `SettingError`, one sentence, when local mode cannot run the image."""
     if importlib.util.find_spec("sagemaker") is None:
         raise SettingError("--local needs the SageMaker SDK: `make install`, or pip install sagemaker (3 or newer)")
-    engine = _docker("version", "--format", "{{.Server.Version}}")
-    if engine.returncode:
-        raise SettingError(f"--local needs a running Docker engine: {_last_line(engine.stderr)}")
+    _check_engine()
     if _docker("compose", "version").returncode and shutil.which("docker-compose") is None:
         raise SettingError("--local needs Docker Compose: neither `docker compose` nor `docker-compose` is here")
+    check_image(image)
+
+
+def check_image(image: str) -> None:
+    """Raises `SettingError`, one sentence, when there is no engine, or it has no such image."""
+    _check_engine()
     if _docker("image", "inspect", image).returncode:
         raise SettingError(
             f"the image {image} is not on this machine: `make build` makes {DEFAULT_IMAGE}, `docker pull` fetches "
@@ -84,6 +88,12 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _check_engine() -> None:
+    engine = _docker("version", "--format", "{{.Server.Version}}")
+    if engine.returncode:
+        raise SettingError(f"--local needs a running Docker engine: {_last_line(engine.stderr)}")
 
 
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -32,6 +32,8 @@ LOG = "log"
 GRACE_S = 120.0
 """From SIGTERM to SIGKILL, as the platform waits."""
 
+# A container that could not be started (docker run, exit status): the log then is what Docker says.
+_CLIENT_CODES = (125, 126, 127)
 _EPOCH = re.compile(r"\bepoch=(\d+);")
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -163,6 +165,8 @@ class Started:
             text = (self.folder / "output" / "failure").read_text(encoding="utf-8").strip()
         except OSError:
             text = ""
+        if not text and self.code in _CLIENT_CODES:
+            text = "".join((self.folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:])
         return text.splitlines()[0] if text else f"exit code {self.code}; see {self.folder / LOG}"
 
 
