@@ -68,18 +68,20 @@ def read_losses(folder: Path, trial: Any = None) -> Losses:  # noqa: ANN401  smd
         return Losses(train=(), evaluation=())
     loss = trial.tensor(names[0])
     train = tuple(Point(step, float(loss.value(step, mode=modes.TRAIN))) for step in loss.steps(mode=modes.TRAIN))
-    # smdebug numbers steps per mode and over all modes; train steps between two validation passes leave a gap there.
+    # smdebug numbers steps per mode and over all modes: train steps between two validation passes leave a gap, and the
+    # difference of the numbers is how many train steps were done before, whether all passes were saved or not.
     passes: list[list[tuple[int, float]]] = []
+    points: list[int] = []
     for step in loss.steps(mode=modes.EVAL):
         overall = trial.global_step(modes.EVAL, step)
         if not passes or overall != passes[-1][-1][0] + 1:
             passes.append([])
+            points.append(overall - step)
         passes[-1].append((overall, float(loss.value(step, mode=modes.EVAL))))
-    evaluation = []
-    validated = 0
-    for losses in passes:
-        evaluation.append(Point(losses[0][0] - validated, sum(value for _, value in losses) / len(losses)))
-        validated += len(losses)
+    evaluation = (
+        Point(point, sum(value for _, value in losses) / len(losses))
+        for point, losses in zip(points, passes, strict=True)
+    )
     return Losses(train=train, evaluation=tuple(evaluation))
 
 

@@ -72,8 +72,13 @@ def wanted(rules: Sequence[Rule]) -> Wanted:
 
 def make_plan(
     model: nn.Module, folder: Path, config: Path | None, wanted: Wanted
-) -> tuple[Any, dict[str, str]]:  # smdebug has no types
-    """An smdebug hook with the platform's collections and ours, and why some of ours cannot be saved."""
+) -> tuple[Any, dict[str, str], bool]:  # smdebug has no types
+    """Decides what is saved when.
+
+    Returns:
+        An smdebug hook with the platform's collections and ours; why some of ours cannot be saved; and whether the
+        files hold ever fewer of a job's evaluation passes, see `is_filed`: not where the platform asks for losses.
+    """
     import smdebug.pytorch as smd
 
     given = {} if config is None else json.loads(config.read_text(encoding="utf-8"))
@@ -93,7 +98,18 @@ def make_plan(
         file.flush()
         plan = smd.Hook.create_from_json_file(file.name)
     plan._prepare_collections()
-    return plan, missing
+    return plan, missing, all(one["CollectionName"] != "losses" for one in theirs)
+
+
+def is_filed(evaluation_pass: int) -> bool:
+    """Whether an evaluation pass of a job, counted from 0, goes to smdebug's files.
+
+    Of the first twenty each does, then every second one, from the fortieth on every fourth, and so on: smdebug wants a
+    file per saved step, and each of them is sent to S3 by itself. To make one takes 40 microseconds and more, which is
+    a tenth of the step that it tells of where a head learns. What the rules of the image look at is kept in memory, of
+    all passes.
+    """
+    return evaluation_pass % (1 << max(0, (evaluation_pass // 10).bit_length() - 1)) == 0
 
 
 def _collections(wanted: Wanted, modules: Mapping[str, nn.Module]) -> tuple[list[dict[str, Any]], dict[str, str]]:

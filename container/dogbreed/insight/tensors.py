@@ -5,7 +5,9 @@ the platform means here what it means everywhere. How it is saved is ours, becau
 step of a small network (`tensorfiles`), looks at a checkpoint folder at every step, crashes the job on bfloat16 and
 shows the output of an in-place ReLU as its input:
 
-- a module gets a hook only when something of it is saved; inputs are taken *before* the module runs;
+- a module gets a hook only when something of it is saved, and only for the steps at which it is: at all others the
+  criterion alone has one, which counts; inputs are taken *before* the module runs;
+- the losses and answers of an evaluation are gathered as they come and looked at together;
 - nothing waits for a device: numbers stay where they are until the pass ends, and then come over together;
 - an error switches the hook off and training goes on.
 
@@ -24,6 +26,7 @@ import logging
 import math
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +41,7 @@ from torch import Tensor, nn
 
 from dogbreed.deferred import is_compiled
 from dogbreed.insight.evidence import Answers, Losses, Point, Reading, Readings, Tensors
+from dogbreed.insight.passes import Labels, Pass
 from dogbreed.insight.reductions import EXTRA, PLACES, STATISTICS, Together, sample, share, summarise
 from dogbreed.insight.rules.common import Need
 from dogbreed.insight.saved import read, read_losses
@@ -49,6 +53,7 @@ from dogbreed.insight.saveplan import (
     TENSOR_INTERVAL,
     TRAIN_INTERVAL,
     Wanted,
+    is_filed,
     kind_of,
     loss_name,
     make_plan,
@@ -71,11 +76,14 @@ _KEPT_LOSSES = 20_000
 _FLUSH_S = 30.0
 _FLUSH_ENTRIES = 20_000
 _FLUSH_BYTES = 64 * 1024 * 1024
+_REST_S = 1.0
+"""Passes that are shorter are looked at together."""
 
 Mode = Literal["train", "validation", "test"]
 
 _LOSSES_ALONE = Wanted()
 _NOTHING: frozenset[Any] = frozenset()
+_NEVER = 1 << 62
 _NO_NAMES: frozenset[str] = frozenset()
 
 
@@ -116,10 +124,10 @@ def attach(
     if evaluation_criterion is not None and evaluation_criterion is not criterion:
         criteria.append(evaluation_criterion)
     try:
-        plan, missing = make_plan(model, folder, config, wanted)
+        plan, missing, thins = make_plan(model, folder, config, wanted)
         if board is not None:
             plan.tensorboard_dir = None  # smdebug's own export, of the same
-        hook = TensorHook(plan, wanted, missing, gradient_scale, board=board)
+        hook = TensorHook(plan, wanted, missing, gradient_scale, board=board, thins=thins)
         hook.register(model, criteria)
     except Exception as error:  # smdebug asserts and raises as it likes
         reason = f"the debugger hook cannot be used: {type(error).__name__}: {error}"
@@ -143,7 +151,6 @@ class _Kept(NamedTuple):
 
 
 class _Loss(NamedTuple):
-    mode: str
     step: int
     value: Tensor
 
@@ -157,6 +164,25 @@ class _File(NamedTuple):
     mode_step: int
     name: str
     value: Tensor
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What is on its way from the device; `size` is in bytes, of what the files get."""
+
+    files: list[_File] = field(default_factory=list)
+    kept: list[_Kept] = field(default_factory=list)
+    losses: list[_Loss] = field(default_factory=list)
+    ended: list[Pass] = field(default_factory=list)
+    size: int = 0
+
+
+class _Told(NamedTuple):
+    """What was fetched of a pass: losses of evaluation steps, and its labels if it has ended."""
+
+    one: Pass
+    losses: Sequence[np.generic]
+    labels: Labels | None
 
 
 @dataclass(slots=True)
@@ -185,6 +211,7 @@ class TensorHook:
         gradient_scale: see `attach`.
         failure: why nothing is saved, or empty.
         board: see `attach`.
+        thins: of many evaluation passes fewer and fewer go to the files; see `saveplan.is_filed`.
     """
 
     def __init__(
@@ -196,6 +223,7 @@ class TensorHook:
         *,
         failure: str = "",
         board: TensorBoard | None = None,
+        thins: bool = False,
     ) -> None:
         self._plan = plan
         self._wanted = wanted
@@ -203,47 +231,50 @@ class TensorHook:
         self._gradient_scale = gradient_scale
         self._failure = failure
         self._board = board
+        self._thins = thins
         self._off = plan is None
+        self._wants_answers = Need.ANSWERS in wanted.needs
+        self._wants_first_steps = Need.FIRST_STEPS in wanted.needs
         self._handles: list[Any] = []
+        self._listeners: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
+        self._listening: list[Any] = []
         self._gradient_handles: list[Any] = []
         self._lock = threading.Lock()
+        self._thread = threading.get_ident()
         # Of the step in hand.
+        self._overall = self._step = -1
         self._begun = False
+        self._armed = False
         self._heard = False
         self._saving: frozenset[Any] = frozenset()
         self._keeping: frozenset[str] = frozenset()
         self._scale = 1.0
         self._calls: dict[str, int] = {}
         # On their way from the device.
-        self._files_pending: list[_File] = []
-        self._kept_pending: list[_Kept] = []
-        self._losses_pending: list[_Loss] = []
-        self._answers_pending: list[tuple[Tensor, Tensor]] = []
-        self._labels_pending: list[Tensor] = []
-        self._pending_bytes = 0
+        self._pending = _Pending()
+        self._evaluated = 0
         self._flushed_s = time.monotonic()
         self._written_s = -math.inf
         self._closing = False
         self._samples_before: dict[str, Tensor] = {}
         # What rules look at.
-        self._train_losses: deque[Point] = deque(maxlen=_KEPT_LOSSES)
-        self._evaluations: deque[Point] = deque(maxlen=_KEPT_LOSSES)
-        self._evaluating: list[float] = []
+        self._train_losses, self._evaluations = (deque[Point](maxlen=_KEPT_LOSSES) for _ in range(2))
         self._tensors: dict[str, dict[str, _History]] = {}
         self._train_labels: list[NDArray[np.int64]] = []
         self._seen_labels = 0
         self._answers = Answers()
         if plan is not None:
             self._modes = mode_keys()
-            self._mode = "TRAIN"
-            plan.set_mode(self._modes["TRAIN"])
             self._collections = [one for one in plan._get_all_collections_to_save() if one.name not in OWN]
             ours = {"TRAIN": (TRAIN_INTERVAL, TENSOR_INTERVAL, wanted.weights_every, ACTIVATION_INTERVAL)}
             self._schedules = {
                 name: _schedule(self._collections, mode, ours.get(name, ())) for name, mode in self._modes.items()
             }
+            self._steps = dict.fromkeys(self._modes, -1)
+            self._mode = "TRAIN"
             self._files = TensorFiles(Path(plan.out_dir), plan.worker)
             self._writes = plan.save_all_workers or plan.worker == plan.chief_worker
+            self._enter("TRAIN")
 
     def __deepcopy__(self, memo: dict[int, object]) -> TensorHook:
         """A copied model has its own parameters and the same watcher."""
@@ -267,16 +298,43 @@ class TensorHook:
         """A pass begins: its losses are filed under TRAIN, EVAL (validation) or PREDICT (test: it is no epoch)."""
         self.end_pass()
         if not self._off:
-            self._mode = {"train": "TRAIN", "validation": "EVAL", "test": "PREDICT"}[phase]
-            self._plan.set_mode(self._modes[self._mode])
-            self._begun = False
+            with self._guarded():
+                self._enter({"train": "TRAIN", "validation": "EVAL", "test": "PREDICT"}[phase])
+
+    def _enter(self, mode: str) -> None:
+        self._steps[self._mode] = self._step
+        self._mode = mode
+        self._plan.set_mode(self._modes[mode])
+        self._schedule = self._schedules[mode]
+        # An evaluation at whose every step the loss is saved and nothing else: there is nothing to decide.
+        self._plain = bool(self._schedule.losses_alone) and not self._plan.tensorboard_dir
+        self._step = self._steps[mode]
+        self._next = _NEVER if self._plain else self._schedule.next(self._step + 1)
+        self._pass = self._new_pass()
+        self._begun = False
+        self._disarm()
+        self._listen()
 
     def end_pass(self) -> None:
-        """A pass is over: brings what was saved in it from the device and writes it."""
+        """A pass is over: what was saved in it, and in others just before, comes from the device and is written."""
         if not self._off and (self._heard or self._closing):
-            self._heard = False
             with self._guarded():
-                self._flush(whole_pass=True)
+                self._end_pass()
+                if self._closing or time.monotonic() - self._flushed_s > _REST_S:
+                    self._flush()
+
+    def _end_pass(self) -> None:
+        if self._heard:
+            self._heard = False
+            self._pass.last = self._overall, self._step
+            self._pass.ended = True
+            self._pending.ended.append(self._pass)
+            self._evaluated += self._mode == "EVAL"
+            self._pass = self._new_pass()
+
+    def _new_pass(self) -> Pass:
+        thinned = self._mode == "EVAL" and self._plain and self._thins and not is_filed(self._evaluated)
+        return Pass(self._mode, trained=self._steps["TRAIN"] + 1, filed=not thinned)
 
     def close(self) -> None:
         """Writes what is buffered and takes the hook off; the model is as it was before."""
@@ -291,7 +349,13 @@ class TensorHook:
         self._off = True
 
     def evidence(self) -> tuple[Losses, Tensors, Answers, Mapping[str, str]]:
-        """Losses, tensors and answers kept so far, and why the others are missing; for `evidence.Evidence`."""
+        """Losses, tensors and answers kept so far, and why the others are missing; for `evidence.Evidence`.
+
+        In another thread than the hook's own those of the passes that ended less than a second ago may be absent.
+        """
+        if not self._off and self._pending.ended and threading.get_ident() == self._thread:
+            with self._guarded():
+                self._flush()
         with self._lock:
             losses = Losses(tuple(self._train_losses), tuple(self._evaluations))
             tensors = {
@@ -315,7 +379,7 @@ class TensorHook:
     def register(self, model: nn.Module, criteria: Sequence[nn.Module]) -> None:
         """Puts hooks on what is saved, and nowhere else."""
         self._model = model
-        self._handles.append(model.register_forward_pre_hook(self._on_forward))
+        self._listeners.append((model.register_forward_pre_hook, self._on_forward))
         compiled = is_compiled(model)
         self._parameters = [
             (f"{type_name(model)}_{name.removeprefix('_orig_mod.')}", parameter)
@@ -330,11 +394,12 @@ class TensorHook:
             name = path or type_name(model)
             kind = kind_of(module)
             if self._is_saved(f"{name}_input_0"):
-                self._handles.append(module.register_forward_pre_hook(_OnInput(self, name, kind)))
+                self._listeners.append((module.register_forward_pre_hook, _OnInput(self, name, kind)))
             if self._is_saved(f"{name}_output_0"):
-                self._handles.append(module.register_forward_hook(_OnOutput(self, name, kind)))
+                self._listeners.append((module.register_forward_hook, _OnOutput(self, name, kind)))
         for criterion in criteria:
             self._handles.append(criterion.register_forward_hook(self._on_loss))
+        self._listen()
 
     def _is_saved(self, name: str) -> bool:
         from smdebug.core.utils import match_inc
@@ -342,71 +407,108 @@ class TensorHook:
         return any(match_inc(name, one.include_regex) for one in self._collections)
 
     def _on_forward(self, module: nn.Module, inputs: object) -> None:
-        """The model is called: a step begins."""
-        if not self._off and module is self._model:
+        """The model is called at a step at which something is saved."""
+        if not self._off and module is self._model and not self._begun:
             try:
                 self._begin()
             except Exception as error:
                 self._give_up(error)
 
     def _on_loss(self, criterion: nn.Module, inputs: tuple[Tensor, ...], loss: Tensor) -> None:
+        """A step's forward pass is over. At most steps this only counts."""
         if self._off:
             return
         try:
-            if not self._begun:
-                # Not the model itself was called, but a copy of it.
-                self._begin()
-            self._begun = False
-            step = self._step
-            if self._mode == "EVAL" or (self._mode == "TRAIN" and "losses" in self._keeping):
-                self._losses_pending.append(_Loss(self._mode, step, loss.detach()))
-            if Need.ANSWERS in self._wanted.needs and len(inputs) > 1:
-                self._take_answers(inputs[0], inputs[1])
-            if self._saving:
-                name = loss_name(criterion)
-                self._loss_to_files(f"{name}_output_{self._call(name)}", loss)
+            if self._mode != "TRAIN":
+                self._hear(criterion, inputs, loss)
+            elif self._wants_answers and self._seen_labels < _KEPT_LABELS:
+                self._seen_labels += self._pass.hear_labels(inputs)
+            if self._begun or self._step + 1 >= self._next:
+                if not self._begun:
+                    self._begin()  # not the model itself was called, but a copy of it
+                self._take_loss(criterion, loss)
+                self._begun = False
+                self._next = self._schedule.next(self._step + 1)
+                self._listen()
+            else:
+                self._count()
+                if self._step + 1 >= self._next:
+                    self._listen()
         except Exception as error:
             self._give_up(error)
 
-    def _begin(self) -> None:
-        """Counts a step and finds out what is saved at it."""
-        plan, mode = self._plan, self._modes[self._mode]
-        if (self._saving or self._keeping) and self._due():
-            self._flush(whole_pass=False)
-        plan.step += 1
-        step = plan.mode_steps[mode] + 1
-        plan.mode_steps[mode] = step
-        plan.mode_steps[self._modes["GLOBAL"]] = plan.step
-        self._step = step
-        self._begun = self._heard = True
-        train = self._mode == "TRAIN"
-        schedule = self._schedules[self._mode]
-        if self._gradient_handles:
-            for handle in self._gradient_handles:
+    def _count(self) -> None:
+        """A step more, of this mode and of all."""
+        if self._armed:
+            self._disarm()
+        self._heard = True
+        self._overall += 1
+        self._step += 1
+
+    def _listen(self) -> None:
+        """Has the modules tell of the step to come if something of it is saved, and only then."""
+        if self._step + 1 >= self._next:
+            if not self._listening:
+                self._listening = [register(heard) for register, heard in self._listeners]
+        else:
+            for handle in self._listening:
                 handle.remove()
-            self._gradient_handles.clear()
-        self._saving, self._keeping = schedule.always, _NO_NAMES
-        if schedule.always:
-            self._calls.clear()
-        elif schedule.due(step):
-            self._saving = frozenset(
-                one for one in schedule.collections if one.save_config.should_save_step(mode, step)
-            )
-            self._keeping = self._kept_at(step) if train else _NO_NAMES
-            self._calls.clear()
-            if train:
-                if self._gradient_scale is not None:
-                    self._scale = self._gradient_scale()
-                self._take_weights()
-                self._await_gradients()
+            self._listening.clear()
+
+    def _disarm(self) -> None:
+        """Nothing more is saved of the step before, whose backward pass is over."""
+        self._armed = False
+        self._saving, self._keeping = _NOTHING, _NO_NAMES
+        for handle in self._gradient_handles:
+            handle.remove()
+        self._gradient_handles.clear()
+
+    def _begin(self) -> None:
+        """A step at which something is saved begins."""
+        if self._must_flush():
+            self._flush()
+        self._count()
+        plan, mode, step = self._plan, self._modes[self._mode], self._step
+        plan.step = self._overall
+        plan.mode_steps[mode] = step
+        plan.mode_steps[self._modes["GLOBAL"]] = self._overall
+        self._begun = self._armed = True
+        self._calls.clear()
+        self._saving = frozenset(
+            one for one in self._schedule.collections if one.save_config.should_save_step(mode, step)
+        )
+        if self._mode == "TRAIN":
+            self._keeping = self._kept_at(step)
+            if self._gradient_scale is not None:
+                self._scale = self._gradient_scale()
+            self._take_weights()
+            self._await_gradients()
+
+    def _take_loss(self, criterion: nn.Module, loss: Tensor) -> None:
+        """The loss of a step at which something is saved."""
+        if "losses" in self._keeping:
+            self._pending.losses.append(_Loss(self._step, loss.detach()))
+        if self._saving:
+            name = loss_name(criterion)
+            self._loss_to_files(f"{name}_output_{self._call(name)}", loss)
+
+    def _hear(self, criterion: nn.Module, inputs: tuple[Tensor, ...], loss: Tensor) -> None:
+        """A step of an evaluation: what it gave is held as it is, for a while."""
+        if not self._pass.name:
+            self._pass.name = f"{loss_name(criterion)}_output_0"
+            # It is heard before it is counted.
+            self._pass.first = self._overall + 1, self._step + 1
+        keeps = self._wants_answers and self._mode == "EVAL"
+        if self._pass.hear(loss, inputs[:2] if keeps else ()) and self._must_flush():
+            self._flush()
 
     def _kept_at(self, step: int) -> frozenset[str]:
         """Collections of which the rules are told at a train step."""
         first = step < FIRST_STEPS
         names: list[str] = []
-        if step % TRAIN_INTERVAL == 0 or (first and Need.FIRST_STEPS in self._wanted.needs):
+        if step % TRAIN_INTERVAL == 0 or (first and self._wants_first_steps):
             names.append("losses")
-        if step % TENSOR_INTERVAL == 0 or (first and Need.FIRST_STEPS in self._wanted.needs):
+        if step % TENSOR_INTERVAL == 0 or (first and self._wants_first_steps):
             names.append("gradients")
         if step % self._wanted.weights_every == 0:
             names.append("weights")
@@ -493,7 +595,7 @@ class TensorHook:
         shown = value.new_empty(0)
         if self._board is not None and learns and collection in ("weights", "gradients"):
             shown = self._samples_before[name] if collection == "weights" else sample(value).clone()
-        self._kept_pending.append(
+        self._pending.kept.append(
             _Kept(collection, name, self._step, statistics, sampled, units, learns, shown, value.numel())
         )
         if self._saving:
@@ -554,36 +656,26 @@ class TensorHook:
 
     def _queue(self, name: str, value: Tensor) -> None:
         mode = self._modes[self._mode]
-        self._files_pending.append(_File(self._plan.step, self._mode, mode.value, self._step, name, value))
-        self._pending_bytes += value.numel() * value.element_size()
+        self._pending.files.append(_File(self._overall, self._mode, mode.value, self._step, name, value))
+        self._pending.size += value.numel() * value.element_size()
 
-    def _take_answers(self, logits: Tensor, target: Tensor) -> None:
-        if target.dim() != 1 or target.is_floating_point() or logits.dim() != 2:
-            return  # soft targets (mixup) are no labels
-        if self._mode == "TRAIN":
-            if self._seen_labels < _KEPT_LABELS:
-                self._seen_labels += len(target)
-                self._labels_pending.append(target.detach())
-        elif self._mode == "EVAL":
-            self._answers_pending.append((target.detach(), logits.detach().argmax(dim=1)))
-
-    def _due(self) -> bool:
-        """Whether to write before the pass ends; asked after steps at which something was saved."""
+    def _must_flush(self) -> bool:
+        """Whether to write before the pass ends; asked before steps at which something is saved."""
         return (
-            self._pending_bytes > _FLUSH_BYTES
-            or len(self._files_pending) > _FLUSH_ENTRIES
+            self._pending.size > _FLUSH_BYTES
+            or len(self._pending.files) > _FLUSH_ENTRIES
             or time.monotonic() - self._flushed_s > _FLUSH_S
         )
 
-    def _flush(self, *, whole_pass: bool) -> None:
+    def _flush(self) -> None:
         """Brings everything over from the device, in one piece, keeps it and writes it."""
-        losses, self._losses_pending = self._losses_pending, []
-        kept, self._kept_pending = self._kept_pending, []
-        files, self._files_pending = self._files_pending, []
-        self._pending_bytes = 0
+        pending, self._pending = self._pending, _Pending()
+        losses, kept, files = pending.losses, pending.kept, pending.files
+        passes = [*pending.ended, self._pass]
         self._flushed_s = time.monotonic()
         small = Together()
         loss_places = [small.add(one.value) for one in losses]
+        pass_places = [self._send(one, small) for one in passes]
         kept_places = [
             (small.add(one.statistics), [(name, small.add(value)) for name, value in one.sampled.items()])
             for one in kept
@@ -591,19 +683,15 @@ class TensorHook:
         file_places = [small.add(one.value) for one in files]
         shown_places = [small.add(one.shown) for one in kept]
         values = small.fetch()
-        labels = self._fetch_labels() if whole_pass else None
+        told = [
+            _Told(one, [value for place in places for value in values[place]], one.labels() if one.ended else None)
+            for one, places in zip(passes, pass_places, strict=True)
+        ]
         with self._lock:
             for loss, place in zip(losses, loss_places, strict=True):
-                number = float(values[place].reshape(-1).mean())
-                if loss.mode == "TRAIN":
-                    self._train_losses.append(Point(loss.step, number))
-                else:
-                    self._evaluating.append(number)
-            if whole_pass and self._evaluating:
-                mean = sum(self._evaluating) / len(self._evaluating)
-                done = self._plan.mode_steps.get(self._modes["TRAIN"], -1) + 1
-                self._evaluations.append(Point(done, mean))
-                self._evaluating = []
+                self._train_losses.append(Point(loss.step, float(values[place].reshape(-1).mean())))
+            for row in told:
+                self._keep_pass(row)
             for one, (place, sampled) in zip(kept, kept_places, strict=True):
                 numbers = dict(zip(STATISTICS, values[place].tolist(), strict=True))
                 numbers |= {name: float(values[at]) for name, at in sampled}
@@ -612,8 +700,6 @@ class TensorHook:
                 units = None if one.units is None else one.units.cpu().numpy()
                 histories = self._tensors.setdefault(one.collection, {})
                 histories.setdefault(one.name, _History()).add(Reading(one.step, numbers, units))
-            if labels is not None:
-                self._keep_labels(*labels)
         if self._board is not None:
             self._show(
                 self._board,
@@ -624,7 +710,29 @@ class TensorHook:
                 ],
             )
         if self._writes:
-            self._write_files(files, [values[place] for place in file_places], labels)
+            for row in told:
+                self._file_pass(row)
+            self._write_files(files, [values[place] for place in file_places])
+
+    @staticmethod
+    def _send(one: Pass, small: Together) -> list[int]:
+        """Puts the losses of a pass with what comes from the device; returns their places."""
+        one.fold()
+        losses, one.losses = one.losses, []
+        return [small.add(stretch) for stretch in losses]
+
+    def _keep_pass(self, told: _Told) -> None:
+        one, labels = told.one, told.labels
+        one.values += [float(value) for value in told.losses]
+        if one.ended and one.values and one.mode == "EVAL":
+            self._evaluations.append(Point(one.trained, sum(one.values) / len(one.values)))
+        if labels is None:
+            return
+        if len(labels.train):
+            self._train_labels.append(labels.train)
+        if len(labels.true):
+            evaluated = self._answers.evaluated + len(labels.true)
+            self._answers = Answers(labels=labels.true, predictions=labels.predicted, evaluated=evaluated)
 
     @staticmethod
     def _show(
@@ -632,23 +740,40 @@ class TensorHook:
         losses: Sequence[tuple[_Loss, NDArray[Any]]],
         kept: Sequence[tuple[_Kept, NDArray[Any], NDArray[Any]]],
     ) -> None:
-        """Losses with their values, and tensors with their statistics and samples, for people to look at."""
+        """Train losses with their values, and tensors with their statistics and samples, for people to look at."""
         for loss, value in losses:
-            if loss.mode == "TRAIN":
-                board.scalars(loss.step, {"step/train_loss": float(value.reshape(-1).mean())})
+            board.scalars(loss.step, {"step/train_loss": float(value.reshape(-1).mean())})
         for one, statistics, shown in kept:
             low, high = (float(statistics[STATISTICS.index(name)]) for name in ("min", "max"))
             tag = f"{one.collection}/{one.name.removeprefix('gradient/')}"
             board.histogram(one.step, tag, shown.reshape(-1), low=low, high=high, elements=one.elements)
         board.flush()
 
-    def _write_files(
-        self, files: Sequence[_File], values: Sequence[NDArray[Any]], labels: tuple[NDArray[np.int64], ...] | None
-    ) -> None:
+    def _file_pass(self, told: _Told) -> None:
+        """Files losses of evaluation steps, one saved step each, and the labels of a pass under its last step."""
+        one, labels = told.one, told.labels
+        if not one.filed:
+            return
+        number = self._modes[one.mode].value
+        losses_alone = self._schedules[one.mode].losses_alone
+        if losses_alone and told.losses and self._plan._get_collections_with_tensor(one.name) & losses_alone:
+            done = len(one.values) - len(told.losses)
+            for place, value in enumerate(told.losses, done):
+                step, mode_step = one.first[0] + place, one.first[1] + place
+                self._files.add(step, one.mode, number, mode_step=mode_step, name=one.name, value=np.asarray(value))
+        if labels is not None:
+            for collection, indices in (
+                ("labels", labels.train if len(labels.train) else labels.true),
+                ("predictions", labels.predicted),
+            ):
+                if len(indices):
+                    self._plan.get_collection(collection).add_tensor_name(collection)
+                    step, mode_step = one.last
+                    self._files.add(step, one.mode, number, mode_step=mode_step, name=collection, value=indices)
+
+    def _write_files(self, files: Sequence[_File], values: Sequence[NDArray[Any]]) -> None:
         for (step, mode, number, mode_step, name, _), value in zip(files, values, strict=True):
             self._files.add(step, mode, number, mode_step=mode_step, name=name, value=value)
-        if labels is not None:
-            self._write_labels(*labels)
         # Files are few and large: one for each pass of a small network costs as much as the pass's forward steps.
         if self._closing or time.monotonic() - self._written_s > _FLUSH_S or self._files.size > _FLUSH_BYTES:
             self._written_s = time.monotonic()
@@ -656,37 +781,6 @@ class TensorHook:
                 self._plan.export_collections()
                 self._plan.exported_collections = True
             self._files.write()
-
-    def _fetch_labels(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None:
-        """Labels of training, and labels and predictions of validation, taken in this pass; None without any."""
-        train, self._labels_pending = self._labels_pending, []
-        answers, self._answers_pending = self._answers_pending, []
-        if not train and not answers:
-            return None
-        none = torch.zeros(0, dtype=torch.int64)
-        columns = (train, [one for one, _ in answers], [one for _, one in answers])
-        first, second, third = (torch.cat(column).cpu().numpy() if column else none.numpy() for column in columns)
-        return first.astype(np.int64), second.astype(np.int64), third.astype(np.int64)
-
-    def _keep_labels(self, train: NDArray[np.int64], labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> None:
-        if len(train):
-            self._train_labels.append(train)
-        if len(labels):
-            self._answers = Answers(
-                labels=labels, predictions=predictions, evaluated=self._answers.evaluated + len(labels)
-            )
-
-    def _write_labels(
-        self, train: NDArray[np.int64], labels: NDArray[np.int64], predictions: NDArray[np.int64]
-    ) -> None:
-        """Files the labels of a pass under its last step."""
-        mode = self._modes[self._mode]
-        for collection, value in (("labels", train if len(train) else labels), ("predictions", predictions)):
-            if len(value):
-                self._plan.get_collection(collection).add_tensor_name(collection)
-                self._files.add(
-                    self._plan.step, self._mode, mode.value, mode_step=self._step, name=collection, value=value
-                )
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -703,10 +797,10 @@ class TensorHook:
         logger.warning("no more tensors are saved, %s", self._failure)
 
     def _remove(self) -> None:
-        for handle in (*self._handles, *self._gradient_handles):
-            handle.remove()
-        self._handles.clear()
-        self._gradient_handles.clear()
+        for handles in (self._handles, self._listening, self._gradient_handles):
+            for handle in handles:
+                handle.remove()
+            handles.clear()
         if self._plan is not None:
             # smdebug would make its folder again when the process ends.
             atexit.unregister(self._plan._cleanup)
@@ -714,23 +808,26 @@ class TensorHook:
 
 @dataclass(frozen=True, slots=True)
 class _Schedule:
-    """Says in a microsecond that nothing is saved at a step, as at nearly all of them.
+    """Says at which steps of a mode something is saved: at few of them.
 
     Attributes:
         collections: that are saved at some step of this mode.
-        every: divides every interval.
-        steps: named one by one.
-        always: the collections, where they are saved at every step and nothing else is to be done then, as the losses
-            of evaluations are; else empty.
+        every: divides every interval; 0 where nothing is ever saved.
+        steps: named one by one, in order.
+        losses_alone: the collection of the losses, where they are saved at every step and nothing else is, as is usual
+            in evaluations; else empty.
     """
 
     collections: tuple[Any, ...]
     every: int
-    steps: frozenset[int]
-    always: frozenset[Any]
+    steps: tuple[int, ...]
+    losses_alone: frozenset[Any]
 
-    def due(self, step: int) -> bool:
-        return step % self.every == 0 or step in self.steps
+    def next(self, step: int) -> int:
+        """The first step from this one on at which something may be saved."""
+        place = bisect_left(self.steps, step)
+        named = self.steps[place] if place < len(self.steps) else _NEVER
+        return min(named, -(-step // self.every) * self.every) if self.every else named
 
 
 def _schedule(collections: Sequence[Any], mode: Any, ours: Sequence[int]) -> _Schedule:  # noqa: ANN401  smdebug's
@@ -743,12 +840,16 @@ def _schedule(collections: Sequence[Any], mode: Any, ours: Sequence[int]) -> _Sc
     steps = {step for _, config in used for step in config.save_steps}
     if ours:
         steps |= set(range(FIRST_STEPS))
-    every = math.gcd(*(config.save_interval for _, config in used), *ours) or 1
-    each_step = not ours and all(
-        (config.save_interval, config.start_step or 0, config.end_step) == (1, 0, None) for _, config in used
+    losses_alone = not ours and [
+        (one.name, config.save_interval, config.start_step or 0, config.end_step) for one, config in used
+    ] == [("losses", 1, 0, None)]
+    names = tuple(one for one, _ in used)
+    return _Schedule(
+        collections=names,
+        every=math.gcd(*(config.save_interval for _, config in used), *ours),
+        steps=tuple(sorted(steps)),
+        losses_alone=frozenset(names) if losses_alone else _NOTHING,
     )
-    collections = tuple(one for one, _ in used)
-    return _Schedule(collections, every, frozenset(steps), frozenset(collections) if each_step else _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)

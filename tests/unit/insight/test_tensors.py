@@ -373,3 +373,47 @@ def test_each_setting_of_a_rule_decides_what_is_saved() -> None:
     assert only_losses.needs == {Need.LOSSES}
     assert tensors.wanted(parse_rules("WeightUpdateRatio:num_steps=7")).weights_every == 7
     assert ALL.tanh == (-9.4999, 0.1)
+
+
+def test_files_hold_ever_fewer_of_many_evaluation_passes_and_rules_are_told_of_all(tmp_path: Path) -> None:
+    model, criterion, hook = attach(tmp_path / "tensors")
+    _, validation = run(model, criterion, hook, epochs=45)
+    told = hook.evidence()[0].evaluation
+    assert [point.step for point in told] == [12 * epoch for epoch in range(1, 46)]
+    assert [point.value for point in told] == pytest.approx(validation)
+    read = tensors.read_losses(hook.folder).evaluation
+    filed = [*range(20), *range(20, 40, 2), 40, 44]
+    assert [point.step for point in read] == [12 * (epoch + 1) for epoch in filed]
+    assert [point.value for point in read] == pytest.approx([validation[epoch] for epoch in filed])
+
+
+def test_all_evaluation_passes_are_filed_where_the_platform_asks_for_losses(tmp_path: Path) -> None:
+    config = tmp_path / "debughookconfig.json"
+    config.write_text(
+        json.dumps(
+            {
+                "CollectionConfigurations": [
+                    {"CollectionName": "losses", "CollectionParameters": {"eval.save_interval": "1"}}
+                ]
+            }
+        )
+    )
+    model, criterion, hook = attach(tmp_path / "tensors", config)
+    run(model, criterion, hook, epochs=25)
+    assert len(tensors.read_losses(hook.folder).evaluation) == 25
+
+
+def test_modules_tell_only_of_steps_at_which_something_is_saved(tmp_path: Path) -> None:
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+    relu = model[2]
+    hook.set_mode("train")
+    heard = []
+    for _ in range(22):
+        heard.append((len(model._forward_pre_hooks), len(relu._forward_hooks)))
+        criterion(model(torch.randn(6, 3, 8, 8)), torch.arange(6) % 3).backward()
+    assert [number for number, counts in enumerate(heard) if counts == (1, 1)] == [*range(11), 20]
+    assert set(heard) == {(0, 0), (1, 1)}
+    hook.set_mode("validation")
+    assert not model._forward_pre_hooks
+    hook.close()
