@@ -45,7 +45,7 @@ export DOCKER_BUILDKIT := 1
 
 .PHONY: help install demo train tune serve predict evaluate test lint fmt lock build push stack local-train local-serve \
   test-image bench-training bench-loader bench-passes bench-memory bench-serving bench-insight bench-tuning \
-  conformance clean
+  conformance bench-unknown clean
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -215,6 +215,10 @@ bench-insight: $(INSTALLED) ## Compare epochs with insight and without on DATA (
 bench-tuning: $(INSTALLED) ## Compare 20 trials with one job and with plain runs on DATA (WEIGHTS of mobilenet_v2), some minutes
 	@[[ -n "$$DATA" && -n "$$WEIGHTS" ]] || { echo "name photos and weights: make bench-tuning DATA=photos WEIGHTS=mobilenet_v2.pth" >&2; exit 1; }
 	@$(BIN)/python benchmarks/tuning.py --data "$$DATA" --weights mobilenet_v2="$$WEIGHTS" $(BENCH_FLAGS)
+
+bench-unknown: $(INSTALLED) ## Compare scores that tell unknown images, on DATA with WEIGHTS of mobilenet_v2, some minutes
+	@[[ -n "$$DATA" && -n "$$WEIGHTS" ]] || { echo "name both: make bench-unknown DATA=folder/with/train/valid/test WEIGHTS=mobilenet_v2.pth" >&2; exit 1; }
+	@$(BIN)/python benchmarks/unknown.py --data "$$DATA" --weights "$$WEIGHTS" $(BENCH_FLAGS)
 
 clean: ## Remove build/; .venv stays
 	rm -rf build

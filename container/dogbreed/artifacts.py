@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dogbreed import backbones
 from dogbreed.backbones import Classifier, HeadSpec
-from dogbreed.calibration import Calibration
+from dogbreed.calibration import Calibration, Familiarity
 from dogbreed.engines.agreement import Agreement
 from dogbreed.errors import BundleError, DogbreedError
 from dogbreed.labels import Labels
@@ -69,6 +69,7 @@ class Bundle:
         agreements: engine and precision (`engines.engine.describe`) -> how far its answers on validation images were
             from float32, or why nothing was compared. Empty in bundles of before.
         calibration: the temperature of its probabilities; None where none was fitted, and in bundles of before.
+        familiarity: from which score on an image counts as one of the classes; None likewise.
     """
 
     backbone: str
@@ -83,6 +84,7 @@ class Bundle:
     versions: Mapping[str, str] = field(default_factory=dict)
     agreements: Mapping[str, Agreement | str] = field(default_factory=dict)
     calibration: Calibration | None = None
+    familiarity: Familiarity | None = None
 
     @property
     def temperature(self) -> float:
@@ -162,6 +164,7 @@ def load(directory: Path) -> Bundle:
                 for name, found in document.get("agreements", {}).items()
             },
             calibration=Calibration.read(fitted) if (fitted := document.get("calibration")) is not None else None,
+            familiarity=Familiarity.read(fitted) if (fitted := document.get("familiarity")) is not None else None,
         )
     except safetensors.SafetensorError as error:
         raise BundleError(f"{directory / WEIGHTS_FILE} is not a safetensors file: {error}") from error
@@ -188,6 +191,7 @@ def _document(bundle: Bundle, weights: bytes) -> dict[str, object]:
             name: found if isinstance(found, str) else asdict(found) for name, found in bundle.agreements.items()
         },
         "calibration": asdict(bundle.calibration) if bundle.calibration else None,
+        "familiarity": asdict(bundle.familiarity) if bundle.familiarity else None,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
 
@@ -287,11 +291,18 @@ def _card(bundle: Bundle) -> str:
     facts = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in bundle.facts.items())
     settings = ", ".join(f"{name}={value}" for name, value in bundle.hyperparameters.items())
     versions = ", ".join(f"{name} {number}" for name, number in bundle.versions.items())
+    unknown = ""
+    if bundle.familiarity:
+        unknown = (
+            f"\n`known` is false beside an answer whose familiarity is below {bundle.familiarity.threshold:.3f}: "
+            f"{bundle.familiarity.kept:.1%} of {bundle.familiarity.images} validation images were not. The image may "
+            f"then show none of the classes. Many others pass as known, most of all what resembles a class.\n"
+        )
     return f"""# Model card: {bundle.backbone}, {len(bundle.labels)} classes
 
 An image classifier trained by dogbreed. It answers with one of the classes below for *every* image, also for one that
 shows none of them: use it only on images of the kind it was trained on, and look at the probability.
-
+{unknown}
 ## Classes
 
 {", ".join(bundle.labels.names)}

@@ -1,8 +1,12 @@
-"""One number that makes probabilities mean something: the temperature by which logits are divided before the softmax.
+"""Two numbers that are fitted to the validation images, which the network has not learned from.
 
-Guo et al. 2017, On Calibration of Modern Neural Networks. The order of the classes stays as it is, and with it the
-accuracy; a network that is too sure gets a temperature above 1, one that is not sure enough one below. It is fitted on
-images that the network has not learned from.
+One makes probabilities mean something: the temperature by which logits are divided before the softmax (Guo et al. 2017,
+On Calibration of Modern Neural Networks). The order of the classes stays as it is, and with it the accuracy; a network
+that is too sure gets a temperature above 1, one that is not sure enough one below.
+
+The other says when an image may show none of the classes: how sure of its answer the network must be, at temperature 1,
+as it is of 95% of the validation images (Hendrycks and Gimpel 2017). That score parts known from unknown better here
+than the calibrated probability, the largest logit or the energy: benchmarks/unknown.py, docs/performance.md.
 
 Knows logits and the truth; not where they come from. Legend: N images, K classes.
 """
@@ -23,6 +27,9 @@ MIN_IMAGES = 50
 
 LOWEST, HIGHEST = 0.05, 20.0
 """Temperatures beyond are no calibration but a sign of something else."""
+
+KEPT = 0.95
+"""Share of the validation images that count as familiar."""
 
 _PRECISION = 1e-4
 """Of the temperature's logarithm."""
@@ -73,6 +80,60 @@ class Calibration:
             f"{self.error_before:.1%} before, {self.error:.1%} after; loss {self.loss_before:.4f} before, "
             f"{self.loss:.4f} after"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Familiarity:
+    """From which score on an image counts as one of the classes.
+
+    Attributes:
+        threshold: of `familiarity`, in [0, 1].
+        images: that it was fitted on.
+        kept: share of them that reach it; 0.95 or a little more.
+    """
+
+    threshold: float
+    images: int
+    kept: float
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Familiarity:
+        """From a bundle's JSON.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else, or no threshold.
+        """
+        found = cls(
+            threshold=float(document["threshold"]), images=int(document["images"]), kept=float(document["kept"])
+        )
+        if not 0 <= found.threshold <= 1:
+            raise ValueError(f"a familiarity of {found.threshold}")
+        return found
+
+    def __str__(self) -> str:
+        return f"known from {self.threshold:.3f} on, which {self.kept:.1%} of {self.images} validation images reach"
+
+
+def familiarity(scores_NK: Tensor) -> Tensor:
+    """Logits or log-probabilities at temperature 1 [N, K] -> the largest probability, [N] in (0, 1]."""
+    return scores_NK.log_softmax(dim=1).amax(dim=1).exp()
+
+
+def fit_familiarity(logits_NK: Tensor) -> Familiarity | None:
+    """The highest threshold that 95% of some images reach, the wrongly answered among them.
+
+    Args:
+        logits_NK: of images of the classes that the network has not learned from.
+
+    Returns:
+        None for fewer than 50 images, and for logits that are not finite.
+    """
+    if len(logits_NK) < MIN_IMAGES or not logits_NK.isfinite().all():
+        return None
+    # As the endpoint computes it, so that the image that decides is on the same side there.
+    ordered = familiarity(logits_NK.float().cpu()).sort().values
+    threshold = float(ordered[int((1 - KEPT) * len(ordered))])
+    return Familiarity(threshold, len(ordered), float((ordered >= threshold).double().mean()))
 
 
 def fit(logits_NK: Tensor, truth_N: Tensor) -> Calibration | None:

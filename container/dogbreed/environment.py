@@ -270,6 +270,7 @@ class ServingEnvironment:
         cpus: CPUs that this container may use.
         max_waiting: requests that may wait for a CPU in each worker (DOGBREED_MAX_WAITING); more are refused with 503.
         page: serve the page for trying a photo at `/` (DOGBREED_PAGE).
+        heat_maps: tell clients who ask where the network looked (DOGBREED_HEATMAPS).
         engine: what computes, one of ENGINES (DOGBREED_ENGINE).
         precision: of its arithmetic, one of PRECISIONS (DOGBREED_PRECISION).
         max_pixels: larger images are refused before they are decoded (DOGBREED_MAX_PIXELS).
@@ -303,6 +304,7 @@ class ServingEnvironment:
     evict_models: bool = False
     json_logs: bool = False
     emf_namespace: str | None = None
+    heat_maps: bool = True
 
 
 def read_training_environment(
@@ -394,6 +396,7 @@ def read_serving_environment(
             environ, "DOGBREED_MAX_WAITING", _whole(0, 1024), "a whole number from 0 to 1024", 64
         ),
         page=_read_variable(environ, "DOGBREED_PAGE", _boolean, "true or false", False),
+        heat_maps=_read_variable(environ, "DOGBREED_HEATMAPS", _boolean, "true or false", True),
         log_level=_log_level(environ),
         engine=_read_variable(environ, "DOGBREED_ENGINE", _one_of(ENGINES), f"one of {', '.join(ENGINES)}", "auto"),
         precision=_read_variable(

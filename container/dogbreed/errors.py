@@ -100,6 +100,13 @@ class ServerBusyError(RequestError):
     retry_after_s = 1
 
 
+class NoHeatMapError(RequestError):
+    """Where the network looked cannot be shown here; the message says why."""
+
+    status = 501
+    code = "no_heat_map"
+
+
 class WaitedTooLongError(RequestError):
     """The request's turn came too late for an answer that anybody waits for."""
 

@@ -83,6 +83,13 @@ class PreprocessSpec:
         resized = resize_shorter(image_CHW, self.resize_px)
         return cast(Tensor, ops.center_crop(resized, [self.size_px, self.size_px]))
 
+    def centre_box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """What `centre_view` shows of an image: left, top, width and height, as shares of the whole."""
+        scaled_height, scaled_width = _scaled(height, width, self.resize_px)
+        # Rounded as torchvision's center_crop rounds.
+        top, left = round((scaled_height - self.size_px) / 2), round((scaled_width - self.size_px) / 2)
+        return left / scaled_width, top / scaled_height, self.size_px / scaled_width, self.size_px / scaled_height
+
     def normalise(self, images_NCHW: Tensor) -> Tensor:
         """uint8 in [0, 255] -> float32 with the channel statistics removed, on the tensor's own device."""
         device = images_NCHW.device
@@ -99,8 +106,12 @@ def is_image_file(path: Path) -> bool:
 def resize_shorter(image_CHW: Tensor, shorter_px: int) -> Tensor:
     """Keeps the proportions: uint8 [3, H, W] -> uint8 [3, h, w] with min(h, w) = ``shorter_px``."""
     height, width = image_CHW.shape[-2:]
+    return resize(image_CHW, _scaled(height, width, shorter_px))
+
+
+def _scaled(height: int, width: int, shorter_px: int) -> tuple[int, int]:
     scale = shorter_px / min(height, width)
-    return resize(image_CHW, (max(shorter_px, round(height * scale)), max(shorter_px, round(width * scale))))
+    return max(shorter_px, round(height * scale)), max(shorter_px, round(width * scale))
 
 
 def resize(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:

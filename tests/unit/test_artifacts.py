@@ -14,7 +14,7 @@ import torch
 from dogbreed import artifacts, backbones
 from dogbreed.artifacts import Bundle
 from dogbreed.backbones import HeadSpec
-from dogbreed.calibration import Calibration
+from dogbreed.calibration import Calibration, Familiarity
 from dogbreed.engines.agreement import Agreement
 from dogbreed.errors import BundleError
 from dogbreed.labels import Labels
@@ -94,6 +94,25 @@ def test_a_temperature_comes_back_and_none_is_one(saved, tmp_path):
     assert (artifacts.load(saved).calibration, artifacts.load(saved).temperature) == (None, 1.0)
     edit(saved, calibration=None)  # a bundle of before there were temperatures
     assert artifacts.load(saved).temperature == 1.0
+
+
+def test_what_is_familiar_comes_back_and_stands_in_the_card(saved, tmp_path):
+    fitted = Familiarity(0.412, 300, 0.953)
+    artifacts.save(make_bundle(familiarity=fitted), tmp_path / "fitted")
+    assert artifacts.load(tmp_path / "fitted").familiarity == fitted
+    assert "below 0.412: 95.3% of 300" in (tmp_path / "fitted" / artifacts.CARD_FILE).read_text()
+    assert artifacts.load(saved).familiarity is None
+    assert "familiarity" not in (saved / artifacts.CARD_FILE).read_text()
+    document = json.loads((saved / artifacts.BUNDLE_FILE).read_text())
+    del document["familiarity"]  # a bundle of before
+    (saved / artifacts.BUNDLE_FILE).write_text(json.dumps(document))
+    assert artifacts.load(saved).familiarity is None
+
+
+@pytest.mark.parametrize("familiarity", [[], {}, {"threshold": 2, "images": 60, "kept": 1}, "well"])
+def test_a_damaged_familiarity_is_refused(saved, familiarity):
+    edit(saved, familiarity=familiarity)
+    assert "bundle.json is damaged" in refusal(saved)
 
 
 @pytest.mark.parametrize("calibration", [[], {}, {"temperature": 0}, "hot"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed import calibration
-from dogbreed.calibration import Calibration
+from dogbreed.calibration import Calibration, Familiarity
 
 
 def answers(
@@ -100,3 +100,37 @@ def test_what_is_no_temperature_is_not_read() -> None:
     for bad in (0, -1, math.nan, 1000):
         with pytest.raises(ValueError, match="temperature"):
             Calibration.read({**good, "temperature": bad})
+
+
+@given(st.integers(0, 10**6), st.integers(50, 400), st.integers(2, 6))
+def test_the_threshold_is_the_highest_that_95_percent_reach(seed: int, images: int, classes: int) -> None:
+    logits, _ = answers(1.0, images, classes, seed)
+    found = calibration.fit_familiarity(logits)
+    assert found is not None
+    scores = calibration.familiarity(logits)
+    assert found.images == images
+    assert found.kept == pytest.approx(float((scores >= found.threshold).double().mean()))
+    assert found.kept >= calibration.KEPT
+    assert float((scores > found.threshold).double().mean()) < calibration.KEPT
+
+
+def test_familiarity_is_the_largest_probability_before_calibration() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    assert calibration.familiarity(logits).tolist() == pytest.approx([1 / 3, 1 / (1 + 2 * math.exp(-9))])
+    torch.testing.assert_close(calibration.familiarity(logits.log_softmax(1)), calibration.familiarity(logits))
+
+
+def test_no_threshold_is_fitted_to_little_or_to_nonsense() -> None:
+    logits, _ = answers(1.0, images=calibration.MIN_IMAGES)
+    assert calibration.fit_familiarity(logits) is not None
+    assert calibration.fit_familiarity(logits[1:]) is None
+    logits[3, 1] = math.inf
+    assert calibration.fit_familiarity(logits) is None
+
+
+def test_what_is_no_threshold_is_not_read() -> None:
+    good = {"threshold": 0.4, "images": 60, "kept": 0.95}
+    assert Familiarity.read(good) == Familiarity(0.4, 60, 0.95)
+    for bad in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="familiarity"):
+            Familiarity.read({**good, "threshold": bad})

@@ -59,6 +59,9 @@ def summary(run: Run, one: Evaluation, comparison: Comparison | None = None) -> 
             f"{pair.true} taken for {pair.predicted} ({pair.count} of {pair.images})" for pair in one.pairs[:3]
         )
         lines.append(f"worst pairs     {told}")
+    for name, share in (("known", one.known), ("others known", one.others_known)):
+        if share is not None:
+            lines.append(f"{name:<15} {_share(share)}")
     lines += one.notes
     if comparison is not None:
         lines += [comparison.sentence, *comparison.notes]

@@ -42,6 +42,7 @@ class Row:
         brier: squared distance of all probabilities from the truth, in [0, 2]; NaN likewise.
         seconds: from the request to the answer.
         error: why there is no answer; empty otherwise.
+        known: whether the model took the image for one of its classes; None where it does not say.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Row:
     brier: float = math.nan
     seconds: float = math.nan
     error: str = ""
+    known: bool | None = None
 
     @property
     def right(self) -> bool:
@@ -101,6 +103,7 @@ _COLUMNS = (
     "brier",
     "seconds",
     "error",
+    "known",
 )
 
 
@@ -118,8 +121,9 @@ def write(run: Run, rows: Sequence[Row], folder: Path) -> None:
             numbers = [_number(row.log_loss), _number(row.brier), _number(row.seconds)]
             right = "" if row.error else str(row.right).lower()
             top = json.dumps([list(one) for one in row.top], ensure_ascii=False)
+            known = "" if row.known is None else str(row.known).lower()
             writer.writerow(
-                [row.path, row.label, row.prediction, _number(row.probability), right, top, *numbers, row.error]
+                [row.path, row.label, row.prediction, _number(row.probability), right, top, *numbers, row.error, known]
             )
     document = {"schema_version": SCHEMA_VERSION, **asdict(run)}
     (folder / RUN_FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -159,6 +163,9 @@ def read(folder: Path) -> tuple[Run, list[Row]]:
     return run, rows
 
 
+_KNOWN = {"": None, "true": True, "false": False}
+
+
 def _row(cells: dict[str, str]) -> Row:
     return Row(
         path=cells["path"],
@@ -170,6 +177,8 @@ def _row(cells: dict[str, str]) -> Row:
         brier=_read(cells["brier"]),
         seconds=_read(cells["seconds"]),
         error=cells["error"],
+        # Results of before have no such column.
+        known=_KNOWN[cells.get("known", "")],
     )
 
 

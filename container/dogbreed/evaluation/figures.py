@@ -72,6 +72,8 @@ class Evaluation:
         latency_p50_s: of one request.
         latency_p99_s: likewise.
         notes: sentences that a reader of the figures must know.
+        known: images of the model's classes that it took for one of them; None where it does not say.
+        others_known: images of other classes that it took for one of its own; None likewise, and without any.
     """
 
     images: int
@@ -91,6 +93,8 @@ class Evaluation:
     latency_p50_s: float
     latency_p99_s: float
     notes: Sequence[str]
+    known: Share | None = None
+    others_known: Share | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,14 @@ def evaluate(run: Run, rows: Sequence[Row]) -> Evaluation:
         latency_p50_s=statistics.percentile(seconds, 0.5),
         latency_p99_s=statistics.percentile(seconds, 0.99),
         notes=_notes(run, rows),
+        known=_known(judged),
+        others_known=_known([row for row in answered if row.label in run.unknown]),
     )
+
+
+def _known(rows: Sequence[Row]) -> Share | None:
+    said = [row.known for row in rows if row.known is not None]
+    return Share(sum(said), len(said)) if said else None
 
 
 def judged_rows(run: Run, rows: Sequence[Row]) -> list[Row]:
@@ -229,6 +240,8 @@ def as_document(run: Run, evaluation: Evaluation, comparison: Comparison | None 
             "mean_probability": one.confidence,
             "bins": [asdict(found) for found in one.bins],
         },
+        "known": None if one.known is None else _share(one.known),
+        "others_known": None if one.others_known is None else _share(one.others_known),
         "log_loss": one.log_loss,
         "brier": one.brier,
         "speed": {

@@ -72,6 +72,7 @@ def render(
         matrix=_matrix(evaluation),
         calibration=_calibration(evaluation),
         diagrams=_diagrams(evaluation),
+        familiarity=_familiarity(evaluation),
         photos=_photos(run, rows, folder or Path(run.data)),
         failed=failed[:_MAX_FAILED],
         failed_count=len(failed),
@@ -93,6 +94,8 @@ def _tiles(run: Run, one: Evaluation) -> list[tuple[str, str]]:
         ("latency, median", _milliseconds(one.latency_p50_s)),
         ("latency, 99th percentile", _milliseconds(one.latency_p99_s)),
     ]
+    if one.known is not None:
+        tiles.insert(4, ("taken as known", percent(one.known.value)))
     return [*tiles, ("not answered", str(one.failed))] if one.failed else tiles
 
 
@@ -125,6 +128,22 @@ def _calibration(one: Evaluation) -> str:
         f"On the average the model was {percent(one.confidence)} sure and {percent(one.top1.value)} right: it is "
         f"{leaning}. The expected calibration error is {percent(one.calibration_error)}, the Brier score "
         f"{short(one.brier)} (0 is perfect, 2 the worst), the log loss {short(one.log_loss)} nats."
+    )
+
+
+def _familiarity(one: Evaluation) -> str:
+    """What the model took for one of its classes; empty where it does not say."""
+    if one.known is None:
+        return ""
+    said = (
+        f"It took {one.known.right} of {one.known.count} images of its own classes for one of them: "
+        f"{percent(one.known.value)}, with 95% confidence {_span(one.known)}."
+    )
+    if one.others_known is None:
+        return f"{said} The folder holds no other classes, so nothing is said of how many of those would pass."
+    return (
+        f"{said} Of {one.others_known.count} images of classes that it does not know {one.others_known.right} passed: "
+        f"{percent(one.others_known.value)}, {_span(one.others_known)}; fewer are better."
     )
 
 

@@ -47,6 +47,11 @@ class Gate:
         self._refused = 0
 
     @property
+    def patience_s(self) -> float | None:
+        """Seconds that a call may wait; None is any number."""
+        return self._patience_s
+
+    @property
     def running(self) -> int:
         """Calls inside the gate now."""
         with self._changed:

@@ -39,17 +39,14 @@ def score_each(predict: Predict, items: Sequence[Item]) -> tuple[Scores, dict[in
     except RequestError as error:
         _raise_unless_the_images_fault(error)
     # One of them is bad, and only the model knows which.
-    labels: tuple[str, ...] = ()
-    rows: list[Sequence[float]] = []
+    parts: list[Scores] = []
     for place, image in images.items():
         try:
-            one = predict([image])
+            parts.append(predict([image]))
         except RequestError as error:
             _raise_unless_the_images_fault(error)
             errors[place] = error
-        else:
-            labels, rows = one.labels, [*rows, *one.log_probabilities]
-    return Scores(labels, rows), errors
+    return payload.join(parts), errors
 
 
 def stream_lines(predict: Predict, turn: Turn, items: Sequence[Item], options: Options) -> Iterator[bytes]:

@@ -51,6 +51,8 @@ _ID = re.compile(r"[!-~]{1,128}")
 _MIB = 1024 * 1024
 # CreateTransformJob: MaxPayloadInMB is at most 100, and so is its product with MaxConcurrentTransforms.
 _TRANSFORM_MAX_MB = 100
+# A heat map costs several predictions: one is drawn at a time, and few may wait for it.
+_WAITING_FOR_MAPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def create_app(
     """
     counts = metrics or Metrics()
     bodies = Bodies(settings.max_payload_bytes, patience_s=settings.body_patience_s, at_once=settings.max_bodies)
-    desk = _Desk(gate, settings, counts, bodies)
+    maps = Gate(slots=1, waiting=_WAITING_FOR_MAPS, patience_s=gate.patience_s)
+    desk = _Desk(gate, maps, settings, counts, bodies)
     app = Flask(__name__, static_folder=None)
     # Refuses by Content-Length before anything is read.
     app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_bytes
@@ -156,6 +159,7 @@ class _Desk:
     """Where a request for predictions becomes an answer; see `create_app` for what it holds."""
 
     gate: Gate
+    maps: Gate
     settings: Settings
     counts: Metrics
     bodies: Bodies
@@ -163,7 +167,7 @@ class _Desk:
     def answer(self, model: Model) -> Response:
         # The body is read before anything is refused: a client that is still sending would miss the answer.
         body = self.bodies.read()
-        options = payload.read_options(request.headers.get(_ATTRIBUTES))
+        options = payload.read_options(request.headers.get(_ATTRIBUTES), request.args.getlist("return"))
         content_type = request.headers.get("Content-Type")
         lines_in = payload.media_type(content_type) == payload.JSON_LINES
         default = payload.JSON_LINES if lines_in else self.settings.default_accept
@@ -171,6 +175,7 @@ class _Desk:
         streams = lines_in and answer_type == payload.JSON_LINES
         one_by_one = streams or self.settings.item_errors
         items = _read_items(content_type, body, one_by_one=one_by_one)
+        only = payload.only_image(items, answer_type) if options.heat_map else None
         images = [] if one_by_one else payload.all_images(items)
         g.images = len(items)
         self.counts.asked(len(items))
@@ -179,6 +184,11 @@ class _Desk:
             raise NotReadyError(reason)
         # A streamed answer waits for turns when the request's context has gone.
         turn = partial(self._turn, request.environ)
+        if only is not None:
+            # Its own queue first, so that no turn is taken by what only waits for another map.
+            with self.maps.turn(lambda: connection.is_open(request.environ)), turn():
+                scores = model.explain(only)
+            return Response(payload.write_answer(scores, options, answer_type), mimetype=answer_type)
         if streams:
             return _stream(answers.stream_lines(model.predict, turn, items, options), answer_type)
         with turn():

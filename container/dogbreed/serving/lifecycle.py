@@ -25,6 +25,9 @@ class Engine(Protocol):
     def predict(self, images: Sequence[bytes]) -> Scores:
         """Scores encoded images; raises `RequestError` for the client's mistakes only."""
 
+    def explain(self, image: bytes) -> Scores:
+        """Scores one encoded image with a heat map; raises `NoHeatMapError` as well."""
+
     def self_test(self) -> None:
         """Raises an exception when the model does not work."""
 
@@ -79,13 +82,20 @@ class ModelLifecycle:
             RequestError: from the engine, for the client's mistakes.
             Exception: anything else that the engine raises; the model has passed or failed its self-test by then.
         """
+        return self._ask(lambda engine: engine.predict(images))
+
+    def explain(self, image: bytes) -> Scores:
+        """Scores one encoded image with a heat map; raises as `predict` does, and `NoHeatMapError`."""
+        return self._ask(lambda engine: engine.explain(image))
+
+    def _ask(self, question: Callable[[Engine], Scores]) -> Scores:
         engine = self._engine
         if engine is None or self._reason is not None:
             raise NotReadyError(self._reason or "the model is waiting to be loaded")
         call = object()
         self._started_s[call] = self._clock()
         try:
-            return engine.predict(images)
+            return question(engine)
         except DogbreedError:
             raise
         except Exception:

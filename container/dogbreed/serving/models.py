@@ -51,6 +51,9 @@ class Model(Protocol):
     def predict(self, images: Sequence[bytes]) -> Scores:
         """Scores encoded images, in order."""
 
+    def explain(self, image: bytes) -> Scores:
+        """Scores one encoded image, and tells where the network looked; raises `NoHeatMapError` where it cannot."""
+
 
 @dataclass(frozen=True, slots=True)
 class Described:
@@ -305,9 +308,15 @@ class _Handle:
             return str(error)
 
     def predict(self, images: Sequence[bytes]) -> Scores:
+        return self._ask(lambda model: model.predict(images))
+
+    def explain(self, image: bytes) -> Scores:
+        return self._ask(lambda model: model.explain(image))
+
+    def _ask(self, question: Callable[[Model], Scores]) -> Scores:
         with self._registry.lend(self._name) as model:
             try:
-                return model.predict(images)
+                return question(model)
             except (MemoryError, RuntimeError) as error:
                 if not is_memory_error(error):
                     raise

@@ -24,6 +24,7 @@ _ERRORS: Mapping[int, str] = {
     413: "The body is larger, or holds more images, than allowed.",
     415: "The Content-Type carries no images here.",
     500: "A fault of the server; the log has the details under the id in the message.",
+    501: "Heat maps are switched off, not installed, or not to be had for this network; the message says which.",
     503: "The model is not ready, with the reason, or too many requests wait; Retry-After says when to come back.",
     504: "The request has waited longer than anybody waits for its answer; Retry-After says when to come back.",
     507: "There is not enough memory for the model or the prediction.",
@@ -62,6 +63,7 @@ def describe(*, max_payload_bytes: int, multi_model: bool) -> Document:
                     }
                 ),
                 "Prediction": _prediction(),
+                "HeatMap": _heat_map(),
                 "Predictions": _object({"predictions": {"type": "array", "items": _entry()}}),
                 "Images": _images(),
                 "Error": _error(),
@@ -127,7 +129,7 @@ def _models(max_payload_bytes: int) -> dict[str, object]:
         },
         "/models/{name}/invoke": {
             "parameters": [name],
-            "post": invoke | {"responses": _answers() | _errors(400, 404, 406, 408, 413, 415, 500, 503, 504, 507)},
+            "post": invoke | {"responses": _answers() | _errors(400, 404, 406, 408, 413, 415, 500, 501, 503, 504, 507)},
         },
     }
 
@@ -186,12 +188,14 @@ def _invocations(max_payload_bytes: int) -> Document:
         "parameters": [
             _header(
                 "X-Amzn-SageMaker-Custom-Attributes",
-                "Options, separated by commas or semicolons: top_k=N, return=log_probabilities. Others are left alone.",
+                "Options, separated by commas or semicolons: top_k=N, return=log_probabilities, "
+                "return=heatmap. Others are left alone.",
             ),
+            _query("return", {"type": "string", "enum": ["log_probabilities", "heatmap"]}),
             _header("X-Amzn-SageMaker-Inference-Id", "An id that goes into the log."),
         ],
         "requestBody": {"required": True, "content": bodies},
-        "responses": _answers() | _errors(400, 406, 408, 413, 415, 500, 503, 504),
+        "responses": _answers() | _errors(400, 406, 408, 413, 415, 500, 501, 503, 504),
     }
 
 
@@ -213,10 +217,36 @@ def _prediction() -> Document:
                 "properties": {
                     "top_k": {"type": "array", "items": _ref("Candidate"), "minItems": 1},
                     "log_probabilities": {"type": "array", "items": {"type": "number", "maximum": 0}},
+                    "known": {
+                        "type": "boolean",
+                        "description": "False where the image may show none of the classes: its familiarity is below "
+                        "that of 95% of the job's validation images. Absent where the job had fewer than 50.",
+                    },
+                    "familiarity": {
+                        "type": "number",
+                        "minimum": 0,
+                        "maximum": 1,
+                        "description": "The largest probability before calibration.",
+                    },
+                    "heat_map": _ref("HeatMap"),
                 },
                 "required": ["top_k"],
             },
         ]
+    }
+
+
+def _heat_map() -> Document:
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    document = _object(
+        {
+            "values": {"type": "array", "items": {"type": "array", "items": share}},
+            "box": {"type": "array", "items": share, "minItems": 4, "maxItems": 4},
+        }
+    )
+    return document | {
+        "description": "How much each region spoke for the answer, rows from the top, and the part of the upright "
+        "image that the rows cover: left, top, width and height, as shares of the whole."
     }
 
 

@@ -55,6 +55,7 @@ DEFAULT_TOP_K = 5
 
 _LIST_KEYS = ("images", "instances")
 _LOG_PROBABILITIES = "log_probabilities"
+_HEAT_MAP = "heatmap"
 _MESSAGE_MAX_CHARACTERS = 1000
 _QUOTED = 40
 _WHITESPACE = re.compile(r"\s+")
@@ -69,10 +70,25 @@ class Options:
     Attributes:
         top_k: how many of the best classes are listed per image; a model with fewer classes lists all of them.
         log_probabilities: add every class's log probability.
+        heat_map: add where the network looked; of one image only.
     """
 
     top_k: int = DEFAULT_TOP_K
     log_probabilities: bool = False
+    heat_map: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """Where the network looked.
+
+    Attributes:
+        values: rows from the top, each from the left: how much a region spoke for the answer, in [0, 1].
+        box: the part of the upright image that the rows cover: left, top, width and height, as shares of the whole.
+    """
+
+    values: Sequence[Sequence[float]]
+    box: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +98,28 @@ class Scores:
     Attributes:
         labels: class names, in the order of the columns.
         log_probabilities: one row per image: natural logarithms of the softmax over all classes.
+        heat_map: of the one image, where it was asked for.
+        familiarity: per image, how like the images of the classes it is, in [0, 1]; empty where nobody knows.
+        known_from: familiarity from which on an image counts as one of the classes; None where nobody knows.
     """
 
     labels: tuple[str, ...]
     log_probabilities: Sequence[Sequence[float]]
+    heat_map: HeatMap | None = None
+    familiarity: Sequence[float] = ()
+    known_from: float | None = None
+
+
+def join(parts: Sequence[Scores]) -> Scores:
+    """The scores of several calls of one model as those of one call; of none, no scores."""
+    if not parts:
+        return Scores((), [])
+    return Scores(
+        parts[0].labels,
+        [row for part in parts for row in part.log_probabilities],
+        familiarity=[value for part in parts for value in part.familiarity],
+        known_from=parts[0].known_from,
+    )
 
 
 def media_type(header: str | None) -> str:
@@ -161,27 +195,47 @@ def choose_answer_type(accept: str | None, default: str = JSON) -> str:
     return best
 
 
-def read_options(attributes: str | None) -> Options:
+def only_image(items: Sequence[Item], answer_type: str) -> bytes:
+    """The one image of a request for a heat map.
+
+    Raises:
+        RequestError: there are several, it cannot be read, or the answer's type has no place for a map.
+    """
+    if answer_type == CSV:
+        raise RequestError(f"return={_HEAT_MAP} has no place in {CSV}; accept {JSON}")
+    (image, *others) = all_images(items)
+    if others:
+        raise RequestError(f"return={_HEAT_MAP} is for one image a request; found {len(items)}")
+    return image
+
+
+def read_options(attributes: str | None, returned: Sequence[str] = ()) -> Options:
     """Options from the value of X-Amzn-SageMaker-Custom-Attributes, ``name=value`` separated by commas or semicolons.
 
     Names that are not known here are left alone: callers put trace ids there.
 
+    Args:
+        attributes: the header's value.
+        returned: values of ``return`` in the address; what SageMaker calls has none.
+
     Raises:
         RequestError: a known name has a value that is not allowed.
     """
-    top_k, log_probabilities = DEFAULT_TOP_K, False
-    for item in re.split("[,;]", attributes or ""):
-        name, _, value = (part.strip() for part in item.partition("="))
+    top_k, wanted = DEFAULT_TOP_K, set[str]()
+    pairs = [tuple(part.strip() for part in item.partition("=")) for item in re.split("[,;]", attributes or "")]
+    for name, _, value in [*pairs, *(("return", "=", value) for value in returned)]:
         if name == "top_k":
             # isdecimal alone would let digits of other scripts and thousands of them through.
             if not re.fullmatch("[0-9]{1,9}", value) or int(value) == 0:
                 raise RequestError(f"top_k={_quote(value)} is not allowed; give a whole number from 1")
             top_k = int(value)
         elif name == "return":
-            if value != _LOG_PROBABILITIES:
-                raise RequestError(f"return={_quote(value)} is not allowed; give {_LOG_PROBABILITIES}, or leave it out")
-            log_probabilities = True
-    return Options(top_k, log_probabilities)
+            if value not in (_LOG_PROBABILITIES, _HEAT_MAP):
+                raise RequestError(
+                    f"return={_quote(value)} is not allowed; give {_LOG_PROBABILITIES} or {_HEAT_MAP}, or leave it out"
+                )
+            wanted.add(value)
+    return Options(top_k, _LOG_PROBABILITIES in wanted, _HEAT_MAP in wanted)
 
 
 def write_answer(
@@ -189,8 +243,9 @@ def write_answer(
 ) -> bytes:
     """The body of an answer.
 
-    JSON is one object with ``predictions``, JSON lines one prediction a line. CSV has one row per image and rank, or,
-    with log probabilities, one row per image and one column per label. Images and indices count from 0, ranks from 1.
+    JSON is one object with ``predictions``, JSON lines one prediction a line; both say whether an image counts as one
+    of the classes, where the model knows. CSV has one row per image and rank, or, with log probabilities, one row per
+    image and one column per label. Images and indices count from 0, ranks from 1.
 
     Args:
         scores: of the images that could be scored, in order.
@@ -203,6 +258,12 @@ def write_answer(
     if answer_type == CSV:
         return _write_csv(scores.labels, rows, options, with_errors=errors is not None)
     entries = [_entry(scores.labels, row, options) for row in rows]
+    if scores.known_from is not None:
+        predictions = [entry for entry in entries if "label" in entry]
+        for entry, value in zip(predictions, scores.familiarity, strict=True):
+            entry |= {"known": value >= scores.known_from, "familiarity": value}
+    if scores.heat_map is not None:
+        entries[0]["heat_map"] = {"values": scores.heat_map.values, "box": scores.heat_map.box}
     if answer_type == JSON_LINES:
         return b"".join(_line(entry) for entry in entries)
     return _line({"predictions": entries})
@@ -313,7 +374,7 @@ def _exactness(name: str, candidate: str) -> int:
     return 1 if name == "*/*" else 0
 
 
-def _best(row: Sequence[float], count: int) -> list[int]:
+def best(row: Sequence[float], count: int = 1) -> list[int]:
     """Indices of the ``count`` largest values, best first; of equal ones the lower index first."""
     return sorted(range(len(row)), key=lambda index: (-row[index], index))[:count]
 
@@ -328,11 +389,11 @@ def _places(scores: Scores, errors: Mapping[int, RequestError]) -> list[Sequence
 def _entry(labels: Sequence[str], row: Sequence[float] | RequestError, options: Options) -> dict[str, object]:
     if isinstance(row, RequestError):
         return _error_entry(row.code, str(row))
-    best = [
+    candidates = [
         {"label": labels[index], "index": index, "probability": math.exp(row[index])}
-        for index in _best(row, options.top_k)
+        for index in best(row, options.top_k)
     ]
-    prediction: dict[str, object] = {**best[0], "top_k": best}
+    prediction: dict[str, object] = {**candidates[0], "top_k": candidates}
     if options.log_probabilities:
         prediction[_LOG_PROBABILITIES] = list(row)
     return prediction
@@ -357,7 +418,7 @@ def _write_csv(
         elif options.log_probabilities:
             writer.writerow((*row, *last))
         else:
-            for rank, index in enumerate(_best(row, options.top_k), start=1):
+            for rank, index in enumerate(best(row, options.top_k), start=1):
                 writer.writerow((image, rank, labels[index], index, math.exp(row[index]), *last))
     return text.getvalue().encode()
 

@@ -9,21 +9,25 @@ Legend: N batch, K classes, S image side.
 from __future__ import annotations
 
 import io
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
+from torch import Tensor, nn
 
 from dogbreed import calibration, preprocessing
 from dogbreed.artifacts import Bundle
 from dogbreed.engines.engine import Engine
-from dogbreed.errors import UnreadableImageError
+from dogbreed.errors import NoHeatMapError, UnreadableImageError
 from dogbreed.preprocessing import CorruptImageError
+from dogbreed.serving import payload
 from dogbreed.serving.batching import Batcher
+from dogbreed.serving.heatmap import HeatMaps, NoMapError
 from dogbreed.serving.metrics import StageObserver
-from dogbreed.serving.payload import Scores
+from dogbreed.serving.payload import HeatMap, Scores
 
 
 class Predictor:
@@ -35,6 +39,8 @@ class Predictor:
         observer: is told how long decoding and the network took.
         max_pixels: larger images are refused before they are decoded.
         lanes: calls of the engine that run side by side.
+        network: builds the bundle's network once more, when the first heat map is asked for; None offers none. Raises
+            `NoMapError`.
 
     Attributes:
         concurrent: requests that it pays to let in at once.
@@ -48,14 +54,19 @@ class Predictor:
         observer: StageObserver | None = None,
         max_pixels: int = preprocessing.MAX_PIXELS,
         lanes: int = 1,
+        network: Callable[[], nn.Module] | None = None,
     ) -> None:
         self._observer = observer
         self._max_pixels = max_pixels
         self._spec = bundle.preprocessing
         self._labels = bundle.labels.names
         self._temperature = bundle.temperature
+        self._familiarity = bundle.familiarity
         self._engine = engine
         self.score = Batcher(self._score, cap=engine.batch, lanes=lanes)
+        self._network = network
+        self._heat_maps: HeatMaps | None = None
+        self._building = threading.Lock()
         self.concurrent = lanes * engine.batch if engine.gathers else lanes
 
     def predict(self, images: Sequence[bytes]) -> Scores:
@@ -65,7 +76,7 @@ class Predictor:
             UnreadableImageError: one cannot be decoded; its position is named when there are several.
             ArithmeticError: the network answers with numbers that are not finite.
         """
-        rows: list[list[float]] = []
+        rows: list[tuple[list[float], float]] = []
         for start in range(0, len(images), self._engine.batch):
             began_s = time.perf_counter()
             views = [
@@ -77,7 +88,29 @@ class Predictor:
             if self._observer is not None:
                 self._observer.decoded(len(views), decoded_s - began_s)
                 self._observer.computed(len(views), time.perf_counter() - decoded_s)
-        return Scores(self._labels, rows)
+        return Scores(
+            self._labels,
+            [row for row, _ in rows],
+            familiarity=[familiarity for _, familiarity in rows],
+            known_from=self._familiarity.threshold if self._familiarity else None,
+        )
+
+    def explain(self, image: bytes) -> Scores:
+        """Scores one encoded image, and tells where the network looked for its best class.
+
+        The answer is the engine's; the map is of the same network in float32 on the CPU.
+
+        Raises:
+            NoHeatMapError: there are no heat maps of this model, or in this installation.
+            UnreadableImageError, ArithmeticError: as `predict`.
+        """
+        scores = self.predict([image])
+        maps = self._maps()
+        whole = self._decode(image, 0, 1)
+        (index,) = payload.best(scores.log_probabilities[0])
+        values_hw = maps.draw(self._spec.centre_view(whole), index)
+        height, width = whole.shape[-2:]
+        return replace(scores, heat_map=HeatMap(values_hw.tolist(), self._spec.centre_box(height, width)))
 
     def self_test(self) -> None:
         """Predicts one drawn image and checks the shape of the answer.
@@ -99,8 +132,23 @@ class Predictor:
         Raises:
             UnreadableImageError: it cannot be decoded.
         """
+        return self._spec.centre_view(self._decode(image, place, count))
+
+    def _maps(self) -> HeatMaps:
+        """Built on first use: most endpoints are never asked, and it is the network once more."""
+        with self._building:
+            if self._heat_maps is None:
+                if self._network is None:
+                    raise NoHeatMapError("heat maps are switched off here; DOGBREED_HEATMAPS=true allows them")
+                try:
+                    self._heat_maps = HeatMaps(self._network(), self._spec)
+                except NoMapError as error:
+                    raise NoHeatMapError(str(error)) from error
+            return self._heat_maps
+
+    def _decode(self, image: bytes, place: int, count: int) -> Tensor:
         try:
-            return self._spec.centre_view(preprocessing.decode(image, max_pixels=self._max_pixels))
+            return preprocessing.decode(image, max_pixels=self._max_pixels)
         except CorruptImageError as error:
             which = "the image" if count == 1 else f"image {place} (counted from 0)"
             why = str(error)
@@ -108,8 +156,8 @@ class Predictor:
                 why = f"it is none of {', '.join(preprocessing.FORMATS)}"
             raise UnreadableImageError(f"{which} cannot be decoded: {why}") from error
 
-    def _score(self, views_CHW: Sequence[Tensor]) -> list[list[float]]:
-        """Prepared images, uint8 [3, S, S] each -> for each K log-probabilities, at the bundle's temperature.
+    def _score(self, views_CHW: Sequence[Tensor]) -> list[tuple[list[float], float]]:
+        """Prepared images, uint8 [3, S, S] each -> K log-probabilities at the bundle's temperature, and familiarity.
 
         Raises:
             ArithmeticError: the network answers with numbers that are not finite.
@@ -122,7 +170,7 @@ class Predictor:
         scores_NK = self._engine.score(images_NCHW)
         if not scores_NK.isfinite().all():
             raise ArithmeticError("the network answers with numbers that are not finite")
+        familiarity_N = calibration.familiarity(scores_NK)
         if self._temperature != 1:
             scores_NK = calibration.apply(scores_NK, self._temperature)
-        rows: list[list[float]] = scores_NK.tolist()
-        return rows
+        return list(zip(scores_NK.tolist(), familiarity_N.tolist(), strict=True))

@@ -23,6 +23,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ from dogbreed.serving.models import ModelRegistry
 from dogbreed.serving.worker import ReadyBoard, Worker
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dogbreed.serving.predictor import Predictor
 
 _LOGGER = logging.getLogger(__name__)
@@ -102,6 +105,7 @@ def load_predictor(
     engine: str = "auto",
     precision: str = "auto",
     streams: int = 1,
+    heat_maps: bool = True,
 ) -> Predictor:
     """Imports torch and loads the bundle in a folder; runs in a worker's background thread.
 
@@ -112,6 +116,7 @@ def load_predictor(
         engine: what computes, one of `environment.ENGINES`.
         precision: of its arithmetic, one of `environment.PRECISIONS`.
         streams: images that are computed side by side on a CPU.
+        heat_maps: offer them; the first one loads the bundle once more.
 
     Raises:
         BundleError: there is none, or it cannot be served.
@@ -126,6 +131,7 @@ def load_predictor(
 
     # Requests run side by side, one thread each: torch's own threads would only fight for the same CPUs.
     torch.set_num_threads(1)
+    written = _state_of(folder)
     bundle = artifacts.load(folder)
     chosen = choice.choose(
         bundle.build(),
@@ -151,7 +157,35 @@ def load_predictor(
         observer=metrics,
         max_pixels=max_pixels,
         lanes=1 if chosen.engine.name == "cuda" else streams,
+        network=partial(_load_again, folder, written) if heat_maps else None,
     )
+
+
+def _load_again(folder: Path, written: object) -> nn.Module:
+    """The network of a bundle that is served already, by whatever engine.
+
+    Raises:
+        NoMapError: the files are not those that are served.
+    """
+    from dogbreed import artifacts
+    from dogbreed.serving.heatmap import NoMapError
+
+    try:
+        network = artifacts.load(folder).build()
+    except BundleError as error:
+        raise NoMapError(f"the network cannot be loaded again for heat maps: {error}") from error
+    if written is None or _state_of(folder) != written:
+        raise NoMapError("the model's files have changed since it was loaded; start the server again for heat maps")
+    return network
+
+
+def _state_of(folder: Path) -> tuple[int, int, int] | None:
+    """What changes when a bundle is replaced; its document is written last."""
+    try:
+        found = (folder / "bundle.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def load_now(load: Callable[[], Predictor], *, stuck_after_s: float) -> ModelLifecycle:
@@ -262,6 +296,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             engine=environment.engine,
             precision=environment.precision,
             streams=self._slots,
+            heat_maps=environment.heat_maps,
         )
 
     def _one_model(self, metrics: Metrics, gate: Gate) -> ModelLifecycle:

@@ -236,6 +236,7 @@ def _bundle(
         facts=facts,
         versions=artifacts.current_versions(),
         calibration=taught.calibration,
+        familiarity=taught.familiarity,
     )
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dogbreed import backbones, calibration
 from dogbreed.artifacts import clone_weights
 from dogbreed.backbones import Classifier, Cut, HeadSpec, Rest, Trainable
-from dogbreed.calibration import Calibration, Heard
+from dogbreed.calibration import Calibration, Familiarity, Heard
 from dogbreed.environment import available_cpus
 from dogbreed.errors import ConfigurationError
 from dogbreed.hyperparameters import Hyperparameters
@@ -64,6 +64,9 @@ _SEARCH_FILE = "search.json"
 Stores = tuple[FeatureStore, FeatureStore]
 """Of training and validation."""
 
+Fitted = tuple[Calibration | None, Familiarity | None]
+"""To the validation images."""
+
 Kept = Mapping[str, Any]
 """What `FitState.state_dict` made."""
 
@@ -80,6 +83,7 @@ class Taught:
         search: what was tried, see `tryout.report`; empty when nothing was.
         calibration: of its probabilities, on the validation images; None where none was fitted, or a stop came first.
         features: what a head learns from, of the backbone before it learned itself; None where none were stored.
+        familiarity: from which score on an image is one of the classes; None likewise.
     """
 
     fit: FitResult
@@ -89,6 +93,7 @@ class Taught:
     search: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     features: Stores | None = None
+    familiarity: Familiarity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +163,9 @@ class Lesson:
             logger.info("no epoch bettered the head alone, which is kept; trainable=head gives the same in less time")
         network = functools.cache(partial(self._whole, cut, self._judged(splits))) if cut else lambda: model
         if cut is None or stores is None:
-            calibrated = self._calibrate(self.loop, validation)
+            calibrated, familiar = self._calibrate(self.loop, validation)
         else:
-            calibrated = self._on(cut)._calibrate_by_leader(stores)
+            calibrated, familiar = self._on(cut)._calibrate_by_leader(stores)
         return Taught(
             fit,
             network,
@@ -168,6 +173,7 @@ class Lesson:
             self.hyperparameters,
             calibration=calibrated,
             features=features,
+            familiarity=familiar,
         )
 
     def images(
@@ -243,26 +249,28 @@ class Lesson:
             if advice:
                 logger.info("%s", advice)
 
-    def _calibrate(self, loop: Loop, validation: Batches) -> Calibration | None:
-        """Fits the temperature to the answers of a loop's model; None after a stop, too."""
+    def _calibrate(self, loop: Loop, validation: Batches) -> Fitted:
+        """Fits what is fitted to the answers of a loop's model; nothing after a stop, too."""
         # As of a test, the hook takes no answers and the observers count no epoch.
         judge = replace(
             loop, criterion=SmoothedCrossEntropyLoss(), observers=[Quietly(observer) for observer in loop.observers]
         )
         heard = Heard()
         if judge.evaluate(validation, Phase.TEST, epoch=1, hear=heard.hear) is None:
-            return None
+            return None, None
         parts = loop.team.gather(heard.all())
         logits, truth = ([batch for part in parts for batch in part[side]] for side in (0, 1))
         found = calibration.fit(torch.cat(logits), torch.cat(truth))
+        familiar = calibration.fit_familiarity(torch.cat(logits))
         if loop.team.leads:
             logger.info("calibration: %s", found or "none, which is best here")
-        return found
+            logger.info("familiarity: %s", familiar or f"none, fewer than {calibration.MIN_IMAGES} validation images")
+        return found, familiar
 
-    def _calibrate_by_leader(self, stores: Stores) -> Calibration | None:
-        """The same on stored outputs, which takes less time than telling others of it; None for the others."""
+    def _calibrate_by_leader(self, stores: Stores) -> Fitted:
+        """The same on stored outputs, which takes less time than telling others of it; nothing for the others."""
         if not self.loop.team.leads:
-            return None
+            return None, None
         loop = replace(self.loop, team=ALONE)
         return self._calibrate(loop, self._batches(stores[1], shuffle=False, team=ALONE))
 
@@ -342,7 +350,8 @@ class Lesson:
         fit = lesson._fit_by_leader(stores, keeper, kept)
         model.head.load_state_dict(fit.weights)
         network = functools.cache(partial(self._whole, cut, judged))
-        return Taught(fit, network, {}, recipe, search, lesson._calibrate_by_leader(stores), stores)
+        calibrated, familiar = lesson._calibrate_by_leader(stores)
+        return Taught(fit, network, {}, recipe, search, calibration=calibrated, features=stores, familiarity=familiar)
 
     def _try_heads(
         self, model: Classifier, stores: Stores, file: Path | None, *, going_on: bool

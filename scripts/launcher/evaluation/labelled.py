@@ -113,6 +113,7 @@ def row(path: str, folder: str, prediction: Mapping[str, Any], labels: Sequence[
         log_loss=math.nan if true is None else -logarithms[true],
         brier=math.nan if true is None else statistics.brier(logarithms, true),
         seconds=seconds,
+        known=prediction.get("known"),
     )
 
 

@@ -15,7 +15,7 @@ RUN = Run("a", "the server", "/data", "2026-11-21T13:00:00+00:00", 2.5, 4, ("cat
 ROWS = [
     Row("dög/a, b.jpg", "dög", "cat", 0.1 + 0.2, (("cat", 0.3), ("dög", 0.25)), 1.5, 0.7, 0.01),
     Row("cat/b.jpg", "cat", error='unreadable_image: "no"\nimage'),
-    Row("fox/c.jpg", "fox", "cat", 0.9, (("cat", 0.9),), seconds=0.02),
+    Row("fox/c.jpg", "fox", "cat", 0.9, (("cat", 0.9),), seconds=0.02, known=False),
 ]
 
 

@@ -131,3 +131,14 @@ def test_the_document_is_json_without_nan() -> None:
     assert document["classes"]["cat"]["recall_interval"]["high"] <= 1
     assert document["comparison"]["significant"] is False
     assert len(document["calibration"]["bins"]) == 15
+
+
+def test_what_counts_as_known_is_told_apart_by_whether_the_model_knows_the_class() -> None:
+    found = figures.evaluate(ANSWERED, ROWS)
+    assert (found.known, found.others_known) == (None, None)
+    flags = [True, True, False, True, True, None, False]
+    judged = [replace(one, known=flag) for one, flag in zip(ROWS, flags, strict=True)]
+    found = figures.evaluate(ANSWERED, judged)
+    assert found.known == figures.Share(4, 5)
+    assert found.others_known == figures.Share(0, 1)
+    assert figures.as_document(ANSWERED, found)["known"]["value"] == pytest.approx(0.8)

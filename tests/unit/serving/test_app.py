@@ -7,13 +7,14 @@ import logging
 import math
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 
-from dogbreed.errors import NotReadyError, UnreadableImageError
+from dogbreed.errors import NoHeatMapError, NotReadyError, UnreadableImageError
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.app import Settings, create_app
-from dogbreed.serving.payload import Scores
+from dogbreed.serving.payload import HeatMap, Scores
 
 PHOTO = b"photo"
 
@@ -34,6 +35,9 @@ class FakeModel:
         if self.error is not None:
             raise self.error
         return Scores(("pug", "boxer"), [[math.log(0.75), math.log(0.25)] for _ in images])
+
+    def explain(self, image):
+        return replace(self.predict([image]), heat_map=HeatMap([[0.0, 1.0]], (0.25, 0.0, 0.5, 1.0)))
 
 
 @pytest.fixture
@@ -383,3 +387,84 @@ def test_a_form_with_files_is_understood(client, model):
 def test_what_the_caller_marks_a_request_with_comes_back(client, name, value, back):
     for path, method in (("/invocations", "POST"), ("/nope", "GET")):
         assert client.open(path, method=method, data=PHOTO, headers={name: value}).headers.get(name) == back
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"path": "/invocations?return=heatmap"},
+        {"path": "/invocations", "headers": {"X-Amzn-SageMaker-Custom-Attributes": "return=heatmap"}},
+        {"path": "/invocations?return=heatmap", "content_type": "application/jsonlines"},
+    ],
+)
+def test_a_heat_map_is_part_of_the_prediction(client, model, asked):
+    sent = json.dumps(base64.b64encode(PHOTO).decode()) if "content_type" in asked else PHOTO
+    response = client.post(**asked, data=sent)
+    assert response.status_code == 200, response.data
+    found = json.loads(response.data)
+    prediction = found if "content_type" in asked else found["predictions"][0]
+    assert prediction["label"] == "pug"
+    assert prediction["heat_map"] == {"values": [[0.0, 1.0]], "box": [0.25, 0.0, 0.5, 1.0]}
+    assert model.seen == [[PHOTO]]
+
+
+def test_without_being_asked_for_there_is_no_heat_map(client):
+    assert "heat_map" not in client.post("/invocations", data=PHOTO).json["predictions"][0]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"json": [base64.b64encode(PHOTO).decode()] * 3}, "return=heatmap is for one image a request; found 3"),
+        (
+            {"data": PHOTO, "headers": {"Accept": "text/csv"}},
+            "return=heatmap has no place in text/csv; accept application/json",
+        ),
+        ({"data": PHOTO, "query_string": {"return": "heat"}}, "return='heat' is not allowed; give log_probabilities"),
+    ],
+)
+def test_a_heat_map_that_cannot_be_is_a_400(client, model, request_, message):
+    response = client.post("/invocations", **({"query_string": {"return": "heatmap"}} | request_))
+    assert response.status_code == 400
+    assert error_of(response)["message"].startswith(message)
+    assert model.seen == []
+
+
+def test_a_model_without_heat_maps_says_so(client, model):
+    model.error = NoHeatMapError("there are none")
+    response = client.post("/invocations?return=heatmap", data=PHOTO)
+    assert response.status_code == 501
+    assert error_of(response) == {"code": "no_heat_map", "message": "there are none"}
+
+
+def test_one_heat_map_is_drawn_at_a_time_and_predictions_pass_it(model):
+    gate = Gate(slots=2, waiting=0)
+    client = create_app(model, gate, Settings(max_payload_bytes=1000)).test_client()
+    drawing, drawn = threading.Event(), threading.Event()
+    explain = model.explain
+
+    def slowly(image):
+        drawing.set()
+        assert drawn.wait(20)
+        return explain(image)
+
+    model.explain = slowly
+    statuses = []
+
+    def ask():
+        statuses.append(client.application.test_client().post("/invocations?return=heatmap", data=PHOTO).status_code)
+
+    askers = [threading.Thread(target=ask) for _ in range(6)]
+    askers[0].start()
+    assert drawing.wait(20)
+    for asker in askers[1:]:
+        asker.start()
+    while not statuses:  # four wait, the sixth is refused at once
+        threading.Event().wait(0.01)
+    assert statuses == [503]
+    assert gate.running == 1, "those that wait for a map take no turn"
+    assert client.post("/invocations", data=PHOTO).status_code == 200
+    drawn.set()
+    for asker in askers:
+        asker.join(20)
+    assert sorted(statuses) == [200] * 5 + [503]

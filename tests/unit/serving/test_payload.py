@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -330,3 +331,32 @@ def test_random_headers_give_values_or_a_request_error(accept, attributes):
     assert outcome(payload.choose_answer_type, accept) in (None, *payload.ANSWER_TYPES)
     options = outcome(payload.read_options, attributes)
     assert options is None or options.top_k >= 1
+
+
+JUDGED = replace(SCORES, familiarity=[0.4, 0.3], known_from=0.4)
+
+
+def test_where_the_model_knows_its_limits_each_prediction_says_on_which_side_it_is():
+    first, second = json.loads(payload.write_answer(JUDGED, Options(), payload.JSON))["predictions"]
+    assert (first["known"], first["familiarity"]) == (True, 0.4)
+    assert (second["known"], second["familiarity"]) == (False, 0.3)
+
+
+def test_errors_do_not_shift_what_is_known():
+    errors = {0: RequestError("no image")}
+    lines = payload.write_answer(JUDGED, Options(), payload.JSON_LINES, errors).splitlines()
+    assert [json.loads(line).get("known") for line in lines] == [None, True, False]
+
+
+def test_a_model_that_does_not_know_says_nothing():
+    predictions = json.loads(payload.write_answer(SCORES, Options(), payload.JSON))["predictions"]
+    assert not any("known" in one or "familiarity" in one for one in predictions)
+
+
+def test_scores_of_several_calls_are_joined_in_order():
+    parts = [
+        replace(JUDGED, log_probabilities=[row], familiarity=[value])
+        for row, value in zip(JUDGED.log_probabilities, JUDGED.familiarity, strict=True)
+    ]
+    assert payload.join(parts) == JUDGED
+    assert payload.join([]) == Scores((), [])

@@ -14,11 +14,12 @@ from tests.unit.serving.test_admission import until
 from dogbreed import artifacts, backbones, preprocessing
 from dogbreed.artifacts import Bundle
 from dogbreed.backbones import HeadSpec
-from dogbreed.calibration import Calibration
+from dogbreed.calibration import Calibration, Familiarity
 from dogbreed.engines.engine import PlainEngine
-from dogbreed.errors import BundleError, UnreadableImageError
+from dogbreed.errors import BundleError, NoHeatMapError, UnreadableImageError
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.serving import heatmap
 from dogbreed.serving.predictor import Predictor
 
 LABELS = Labels.from_folders(["001.Affenpinscher", "002.Boxer", "003.Pug"])
@@ -194,3 +195,78 @@ def test_an_observer_is_told_what_decoding_and_the_network_took():
         ("decoded", 1, True),
         ("computed", 1, True),
     ]
+
+
+def explaining(**changes):
+    """A predictor with heat maps, and the list of networks that it built for them."""
+    bundle, built = make_bundle(**changes), []
+
+    def network():
+        built.append(bundle.build())
+        return built[-1]
+
+    return served_by(bundle, network=network), built
+
+
+@pytest.mark.skipif(not heatmap.is_installed(), reason="the captum package is not installed")
+def test_the_heat_map_is_of_the_answer_and_the_network_is_built_once_when_it_is_asked_for():
+    served, built = explaining()
+    plain = served.predict([photo(1)])
+    assert built == []
+    scores = served.explain(photo(1))
+    served.explain(photo(2))
+    assert len(built) == 1
+    assert scores.log_probabilities == plain.log_probabilities
+    spec = make_bundle().preprocessing
+    view = spec.centre_view(preprocessing.decode(photo(1)))
+    index = max(range(3), key=plain.log_probabilities[0].__getitem__)
+    expected = heatmap.HeatMaps(make_bundle().build(), spec).draw(view, index)
+    assert scores.heat_map.values == pytest.approx(np.array(expected.tolist()), abs=1e-5)
+
+
+@pytest.mark.skipif(not heatmap.is_installed(), reason="the captum package is not installed")
+@pytest.mark.parametrize("size", [(90, 60), (60, 90), (73, 73), (400, 31)])
+def test_the_box_is_the_part_of_the_image_that_the_network_sees(size):
+    served, _ = explaining()
+    width, height = size
+    # Each pixel says where it is, and the corners of what is seen say so too.
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, width).round()[None, :]
+    pixels[..., 1] = np.linspace(0, 255, height).round()[:, None]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    left, top, wide, high = served.explain(file.getvalue()).heat_map.box
+    view = served.view(file.getvalue()).float() / 255
+    seen = [view[0].min(), view[1].min(), view[0].max() - view[0].min(), view[1].max() - view[1].min()]
+    assert (left, top, wide, high) == pytest.approx([float(one) for one in seen], abs=0.03)
+    assert left + wide <= 1
+    assert top + high <= 1
+
+
+def test_where_heat_maps_are_switched_off_a_sentence_says_how_to_allow_them(served):
+    with pytest.raises(NoHeatMapError, match="DOGBREED_HEATMAPS=true allows them"):
+        served.explain(photo(1))
+
+
+def test_a_network_that_cannot_be_had_again_is_a_sentence_and_is_tried_again():
+    def gone():
+        raise heatmap.NoMapError("the model's files have changed")
+
+    served = served_by(network=gone)
+    for _ in range(2):
+        with pytest.raises(NoHeatMapError, match="the model's files have changed") as caught:
+            served.explain(photo(1))
+        assert caught.value.status == 501
+
+
+def test_familiarity_is_judged_before_the_temperature_and_by_the_bundles_threshold(served):
+    plain = served.predict([photo(1), photo(2)])
+    assert plain.known_from is None
+    sureness = [math.exp(max(row)) for row in plain.log_probabilities]
+    assert plain.familiarity == pytest.approx(sureness, abs=1e-6)
+    judge = make_served(
+        calibration=Calibration(2.5, 100, 1.0, 0.9, 0.2, 0.1), familiarity=Familiarity(sum(sureness) / 2, 100, 0.95)
+    )
+    scores = judge.predict([photo(1), photo(2)])
+    assert scores.familiarity == pytest.approx(sureness, abs=1e-6)
+    assert scores.known_from == pytest.approx(sum(sureness) / 2)

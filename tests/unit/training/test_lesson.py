@@ -112,6 +112,8 @@ def test_the_kept_weights_are_calibrated_on_the_validation_images(
     # Of the best epoch, which need not be the last.
     assert found.loss_before == pytest.approx(taught.fit.metrics["validation_loss"], rel=1e-3)
     assert found.loss < found.loss_before
+    assert taught.familiarity is not None
+    assert (taught.familiarity.images, taught.familiarity.kept) >= (len(setup.splits.validation), calibration.KEPT)
     assert setup.recorder.epochs == 3
 
 
@@ -121,7 +123,7 @@ def test_a_stop_spares_the_calibration(drawn_data: Path, tmp_path: Path, monkeyp
     loop = replace(setup.lesson.loop, stop_requested=lambda: setup.recorder.epochs == 1)
     setup.lesson = replace(setup.lesson, loop=loop)
     taught = setup.teach()
-    assert (taught.fit.ended_by, taught.calibration) == ("stop signal", None)
+    assert (taught.fit.ended_by, taught.calibration, taught.familiarity) == ("stop signal", None, None)
 
 
 @dataclass(frozen=True)
