@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 
 from dogbreed import logs
 from dogbreed.errors import ModelNotFoundError, NotReadyError, PayloadTooLargeError, RequestError
-from dogbreed.serving import answers, connection, emf, multimodel, openapi, payload
+from dogbreed.serving import answers, card, connection, emf, multimodel, openapi, payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.bodies import Bodies
 from dogbreed.serving.metrics import Metrics
@@ -35,11 +35,17 @@ from dogbreed.serving.payload import Item
 
 _LOGGER = logging.getLogger(__name__)
 
-_PAGE = Path(__file__).parent / "static" / "index.html"
+_STATIC = Path(__file__).parent / "static"
+_PAGE = _STATIC / "index.html"
+_CARD_PAGE = _STATIC / "card.html"
+_CARD_PLACE = "<!-- card -->"
 # The page loads nothing from elsewhere, and nothing else may make it.
 _PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'"
 )
+_CARD_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+# Of a card with 100,000 classes; what is larger was not written by a job.
+_MAX_CARD_BYTES = 4 * 1024 * 1024
 _ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 _INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
 # The caller's own name for a request, from whichever of these comes first; it goes into the log and back.
@@ -64,6 +70,7 @@ class Settings:
         default_accept: media type of the answer when the client does not care.
         concurrent: requests that this server computes at once, told to batch transform.
         page: serve the page for trying a photo at `/`, and the description of the routes at `/openapi.json`.
+        card: file that is shown at `/model-card` where the page is; None shows none.
         emf_namespace: log each invocation for CloudWatch as well, into this namespace; None does not.
         body_patience_s: seconds that one body may take to arrive.
         max_bodies: that are read at once; None is any number.
@@ -74,6 +81,7 @@ class Settings:
     default_accept: str = payload.JSON
     concurrent: int = 1
     page: bool = False
+    card: Path | None = None
     emf_namespace: str | None = None
     item_errors: bool = False
     body_patience_s: float = float("inf")
@@ -240,9 +248,28 @@ def _add_page(app: Flask, settings: Settings, *, multi_model: bool) -> None:
     def index() -> Response:
         return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PAGE_POLICY})
 
+    if not multi_model:
+
+        @app.get("/model-card")
+        def show_card() -> Response:
+            return _card(settings.card)
+
     @app.get("/openapi.json")
     def describe_routes() -> Response:
         return Response(document, mimetype=payload.JSON)
+
+
+def _card(file: Path | None) -> Response:
+    """What the bundle says of itself."""
+    try:
+        if file is None:
+            raise FileNotFoundError
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_CARD_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        raise NotFound("the model's folder holds no model card") from None
+    page = _CARD_PAGE.read_text(encoding="utf-8").replace(_CARD_PLACE, card.render(text))
+    return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _CARD_POLICY})
 
 
 def _request_id() -> str:

@@ -17,7 +17,7 @@ Document = dict[str, object]
 
 _ERRORS: Mapping[int, str] = {
     400: "An image that cannot be decoded, a body or an option that cannot be read.",
-    404: "No model of that name is loaded.",
+    404: "No model of that name is loaded, or the model has no card.",
     406: "No type in Accept can be produced.",
     408: "The body did not arrive in time.",
     409: "A model of that name is loaded already, or is being loaded.",
@@ -44,6 +44,7 @@ def describe(*, max_payload_bytes: int, multi_model: bool) -> Document:
         paths |= _models(max_payload_bytes)
     else:
         paths["/invocations"] = {"post": _invocations(max_payload_bytes)}
+        paths["/model-card"] = {"get": _plain("What the model is, for people.", "text/html", 404)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -166,11 +167,14 @@ def _execution_parameters() -> Document:
     }
 
 
-def _plain(summary: str, media_type: str) -> Document:
+def _plain(summary: str, media_type: str, *refused: int) -> Document:
     schema = {} if media_type == payload.JSON else {"type": "string"}
     return {
         "summary": summary,
-        "responses": {"200": {"description": summary, "content": _content(media_type, schema)}, **_errors(500)},
+        "responses": {
+            "200": {"description": summary, "content": _content(media_type, schema)},
+            **_errors(*refused, 500),
+        },
     }
 
 

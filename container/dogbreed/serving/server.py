@@ -280,6 +280,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             default_accept=self._default_accept,
             concurrent=self._slots * environment.workers,
             page=environment.page,
+            card=environment.paths.model / "MODEL_CARD.md",
             emf_namespace=environment.emf_namespace,
             item_errors=environment.batch_transform,
             body_patience_s=float(environment.request_timeout_s),

@@ -468,3 +468,24 @@ def test_one_heat_map_is_drawn_at_a_time_and_predictions_pass_it(model):
     for asker in askers:
         asker.join(20)
     assert sorted(statuses) == [200] * 5 + [503]
+
+
+def test_the_model_card_is_shown_as_text_where_the_page_is(model, gate, tmp_path):
+    file = tmp_path / "MODEL_CARD.md"
+    file.write_text("# Model card: pugs\n\n<script>alert(1)</script> & more\n", encoding="utf-8")
+    client = create_app(model, gate, Settings(1000, page=True, card=file)).test_client()
+    response = client.get("/model-card")
+    assert (response.status_code, response.mimetype) == (200, "text/html")
+    assert "<h1>Model card: pugs</h1>" in response.text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in response.text
+    assert "<script" not in response.text
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src")
+    assert create_app(model, gate, Settings(1000, card=file)).test_client().get("/model-card").status_code == 404
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_model_without_a_card_says_so(model, gate, tmp_path, there):
+    card = tmp_path / "MODEL_CARD.md" if there else None
+    response = create_app(model, gate, Settings(1000, page=True, card=card)).test_client().get("/model-card")
+    assert response.status_code == 404
+    assert error_of(response)["message"].endswith("the model's folder holds no model card")
