@@ -82,8 +82,8 @@ class Taught:
         hyperparameters: that it was taught with: the given ones, or those of the best head that was tried.
         search: what was tried, see `tryout.report`; empty when nothing was.
         calibration: of its probabilities, on the validation images; None where none was fitted, or a stop came first.
-        features: what a head learns from, of the backbone before it learned itself; None where none were stored.
         familiarity: from which score on an image is one of the classes; None likewise.
+        features: what a head learns from, of the backbone before it learned itself; None where none were stored.
     """
 
     fit: FitResult
@@ -92,8 +92,8 @@ class Taught:
     hyperparameters: Hyperparameters
     search: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
-    features: Stores | None = None
     familiarity: Familiarity | None = None
+    features: Stores | None = None
 
 
 @dataclass(frozen=True, slots=True)
