@@ -37,6 +37,12 @@ UNUSED = (
     "nvidia/**/libpcsamplingutil.so",
     # A package's tests of itself.
     "pandas/tests",
+    # Captum draws on screens by it; heat maps are pixels (serving/heatmap.py).
+    "matplotlib",
+    "mpl_toolkits",
+    "fontTools",
+    "kiwisolver",
+    "contourpy",
     # Tells the makers of OpenVINO that it is used, over the network.
     "openvino_telemetry",
 )

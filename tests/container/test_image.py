@@ -91,6 +91,11 @@ def test_it_serves_answers_and_stops_in_time(endpoint: Endpoint, data: Path) -> 
     assert status == 200, text
     assert json.loads(text)["predictions"][0]["label"] in {"Circle", "Square", "Triangle"}
 
+    # With what is left of Captum and OpenVINO in the image.
+    status, text = endpoint.ask("/invocations?return=heatmap", photo)
+    assert status == 200, text
+    assert json.loads(text)["predictions"][0]["heatmap"]
+
     status, text = endpoint.ask("/invocations", b"no image")
     assert status == 400
     assert json.loads(text)["error"]["code"] == "unreadable_image"

@@ -34,6 +34,7 @@ def site_packages(tmp_path):
         "nvidia/cu13/lib/libnvrtc.so.13": ELF + b"\0libnvrtc-builtins.so\0",
         "nvidia/cu13/lib/libnvrtc.alt.so.13": ELF + b"\0libnvrtc-builtins.alt.so\0",
         "nvidia/cu13/lib/libnvrtc-builtins.alt.so.13.0": ELF,
+        "matplotlib/_path.cpython-311-x86_64-linux-gnu.so": ELF,
         "other/names.so.txt": b"libcusolverMg.so.12",
     }.items():
         file = tmp_path / name
