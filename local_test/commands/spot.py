@@ -137,7 +137,7 @@ class _Watch(consoles.Quiet):
 
 def _job(request: jobs.Request, subject: Subject, folder: Path, watch: _Watch, stop: threading.Event) -> Record:
     print(f"{request.name} runs", file=sys.stderr, flush=True)
-    return jobs.run(request, subject, folder, watch, stop=lambda scraper: stop.is_set(), lose=watch.is_due)
+    return jobs.run(request, subject, folder, watch, stop=stop.is_set, lose=watch.is_due)
 
 
 def _regex(text: str | None) -> re.Pattern[str] | None:

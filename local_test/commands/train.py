@@ -100,15 +100,9 @@ def run(arguments: argparse.Namespace) -> int:
         stop_after_s=arguments.stop_after,
         interruptions_s=arguments.spot_interrupt_after,
     )
-    last: list[Scraper] = []
     with consoles.console() as console, stopping() as stop:
-
-        def is_to_stop(scraper: Scraper) -> bool:
-            last[:] = [scraper]
-            return stop.is_set()
-
-        record = run_job(request, subject, arguments.folder, console, stop=is_to_stop)
-    print(summary(record, last[0] if last else None))
+        record = run_job(request, subject, arguments.folder, console, stop=stop.is_set)
+    print(summary(record, console.scraper))
     return 1 if record.status == "Failed" else 0
 
 

@@ -19,7 +19,6 @@ from local_test.cli import UsageError
 from local_test.commands import train
 from local_test.simulator import choosing, consoles, jobs, ranges
 from local_test.simulator.channels import RequestError
-from local_test.simulator.metrics import Scraper
 from local_test.simulator.records import Record
 from local_test.simulator.subjects import Subject
 
@@ -102,25 +101,27 @@ class _Search:
                 "hyperparameters": {**template.hyperparameters, **values, OBJECTIVE_KEY: objective},
             }
         )
-        series: list[float] = []
+        heard = consoles.Quiet()
         early = threading.Event()
 
-        def is_to_stop(scraper: Scraper) -> bool:
-            if objective in scraper.series:
-                series[:] = scraper.series[objective].values
+        def values_so_far() -> list[float]:
+            series = heard.scraper.series.get(objective) if heard.scraper else None
+            return list(series.values) if series else []
+
+        def is_to_stop() -> bool:
             if arguments.early_stop and not early.is_set():
                 with self._lock:
                     others = list(self._completed)
-                if ranges.is_hopeless(series, others, maximize=not arguments.minimize):
+                if ranges.is_hopeless(values_so_far(), others, maximize=not arguments.minimize):
                     early.set()
             return stop.is_set() or early.is_set()
 
         print(f"{request.name} {_told(values)}", file=sys.stderr, flush=True)
-        record = jobs.run(request, self._subject, arguments.folder, consoles.Quiet(), stop=is_to_stop)
+        record = jobs.run(request, self._subject, arguments.folder, heard, stop=is_to_stop)
         last = [one["Value"] for one in record.content["FinalMetricDataList"] if one["MetricName"] == objective]
-        if record.status == "Completed" and series:
+        if record.status == "Completed":
             with self._lock:
-                self._completed.append(series)
+                self._completed.append(values_so_far())
         print(f"{request.name} {record.status}", file=sys.stderr, flush=True)
         return _Trial(values, record, float(last[0]) if last else None, early.is_set())
 

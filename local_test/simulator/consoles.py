@@ -21,7 +21,13 @@ _COLORS = ("cyan", "magenta", "green", "yellow", "blue")
 
 
 class Quiet:
-    """A listener that says nothing."""
+    """A listener that says nothing.
+
+    Attributes:
+        scraper: of the job, once it has told a metric.
+    """
+
+    scraper: Scraper | None = None
 
     def line(self, host: str, text: str) -> None:
         """Drops it."""
@@ -30,7 +36,8 @@ class Quiet:
         """Drops it."""
 
     def metrics(self, record: Record, scraper: Scraper) -> None:
-        """Drops it."""
+        """Keeps it, to be looked at afterwards."""
+        self.scraper = scraper
 
 
 class Plain(Quiet):
@@ -104,6 +111,7 @@ class Terminal(Quiet):
 
     def metrics(self, record: Record, scraper: Scraper) -> None:
         """Draws the table again."""
+        self.scraper = scraper
         from rich.table import Table
 
         table: Table = Table(title=f"{record.content['TrainingJobName']} {self._status}")

@@ -151,7 +151,7 @@ def run(
     folder: Path,
     listener: Listener,
     *,
-    stop: Callable[[Scraper], bool] = lambda scraper: False,
+    stop: Callable[[], bool] = lambda: False,
     lose: Callable[[], bool] = lambda: False,
 ) -> Record:
     """Runs a job to its end.
@@ -201,7 +201,7 @@ class _Job:
         hyperparameters: Mapping[str, str],
         scraper: Scraper,
         listener: Listener,
-        stop: Callable[[Scraper], bool],
+        stop: Callable[[], bool],
         lose: Callable[[], bool],
     ) -> None:
         self._request = request
@@ -391,11 +391,7 @@ class _Job:
 
     def _is_to_stop(self, elapsed_s: float) -> bool:
         after_s = self._request.stop_after_s
-        return (
-            (after_s is not None and elapsed_s >= after_s)
-            or self._record.is_asked_to_stop()
-            or self._stop(self._scraper)
-        )
+        return (after_s is not None and elapsed_s >= after_s) or self._record.is_asked_to_stop() or self._stop()
 
     def _relay(self, readers: Mapping[str, _Lines], *, last: bool = False) -> None:
         for name, reader in readers.items():

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,6 @@ from local_test.cli import main
 from local_test.simulator.channels import RequestError, parse
 from local_test.simulator.consoles import Quiet
 from local_test.simulator.jobs import Checkpoints, Request, run
-from local_test.simulator.metrics import Scraper
 from local_test.simulator.processes import ProcessSubject
 from local_test.simulator.records import Record
 from tests.unit.local_test.programs import programs
@@ -55,7 +55,7 @@ class Stage:
         """Runs a job; it is stopped when somebody says ``stop_on``."""
         subject = ProcessSubject(self.program(body))
 
-        def stop(scraper: Scraper) -> bool:
+        def stop() -> bool:
             return bool(stop_on) and any(stop_on in line for line in self.heard.lines)
 
         return run(Request("job-1", **options), subject, self.jobs, self.heard, stop=stop, lose=lose)
@@ -447,3 +447,25 @@ def test_interrupted_jobs_must_give_the_model_of_the_whole_one(stage, capsys, mo
     assert out[1].endswith("equal" if code == 0 else "different: 127.0.0.1, localhost")
     assert main(["spot", *folders, *options]) == 2
     assert "without --checkpoints" in capsys.readouterr().err
+
+
+def test_stop_ends_what_is_no_training_job_by_sigterm(stage, capsys):
+    """Endpoints and transform jobs tell by state.json who runs them."""
+    program = (
+        "import signal, sys, time; from pathlib import Path; from local_test.simulator import state;"
+        "signal.signal(signal.SIGTERM, lambda *_: (Path(sys.argv[1], 'told').touch(), sys.exit()));"
+        "state.write(Path(sys.argv[1])); time.sleep(100)"
+    )
+    place = stage.folder / "endpoints" / "dogs"
+    place.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", program, str(place)]) as running:
+        # A runner that has ended and is not waited for would look alive.
+        threading.Thread(target=running.wait).start()
+        deadline = time.monotonic() + 60
+        while not (place / "state.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert main(["stop", "dogs", "--folder", str(stage.jobs)]) == 0
+    assert (place / "told").exists()
+    assert capsys.readouterr().out == "dogs: Stopped\n"
+    assert main(["stop", "dogs", "--folder", str(stage.jobs)]) == 2
