@@ -193,6 +193,9 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     at_least("--async-at-once", arguments.async_at_once, 1)
     at_least("--ping-failures", arguments.ping_failures, 1)
     at_least("--ping-every", arguments.ping_every, 0.1)
+    for option, value in (("--timeout", arguments.timeout), ("--start-timeout", arguments.start_timeout)):
+        at_least(option, 1 if value is None else value, 1)
+    at_least("--payload-mb", 1 if arguments.payload_mb is None else arguments.payload_mb, 0.001)
     _refuse_mixtures(arguments)
     serverless = arguments.serverless is not None
     return Plan(

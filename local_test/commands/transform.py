@@ -10,7 +10,6 @@ Each file NAME gives NAME.out; one that fails gives none, the others go on, and 
 from __future__ import annotations
 
 import argparse
-import shutil
 import threading
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from local_test.simulator import choosing, state
 from local_test.simulator.batch import job, parameters
 from local_test.simulator.batch.job import Object, Plan, Result, Transform
 from local_test.simulator.batch.parameters import Asked, Assemble, ParametersError, Split, Strategy
-from local_test.simulator.hosting import rules, unpacking
+from local_test.simulator.hosting import launching, rules, unpacking
 from local_test.simulator.hosting.events import Events
 from local_test.simulator.hosting.fleet import Fleet, NotInServiceError
 from local_test.simulator.hosting.launching import Launch
@@ -67,8 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         limits=serve.read_limits(arguments.instance_type),
         network_isolation=arguments.network_isolation,
     )
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    launching.empty(folder)
     try:
         unpacking.put_model(arguments.model, folder / "model")
     except unpacking.ArchiveError as error:

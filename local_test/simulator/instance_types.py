@@ -69,7 +69,8 @@ def instance_type(name: str) -> InstanceType:
     """
     table = {row.name: row for row in all_types()}
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=3, cutoff=0.5) or ["ml.m5.large", "ml.c6i.xlarge"]
+        near = [f"ml.{name}"] if f"ml.{name}" in table else difflib.get_close_matches(name, table, n=3, cutoff=0.5)
+        near = near or ["ml.m5.large", "ml.c6i.xlarge"]
         raise UnknownInstanceTypeError(
             f"the instance type {name!r} is not in the table of this tool; give for example {' or '.join(near)}, "
             "or leave it out for no limits"

@@ -264,8 +264,8 @@ class Fleet:
                 return
             self._tell(instance, "failed", f"failed: {instance.course.told}", good=False)
             if not was_in_service and not self._replacing():
-                self._end(instance)
                 self._fail(NotInServiceError(self._reason(instance)))
+                self._end(instance)
                 return
             # The next one need not wait for the grace of this one.
             farewell = threading.Thread(target=self._end, args=(instance,), daemon=True)

@@ -5,12 +5,13 @@ Knows subjects and folders; neither requests nor health.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from local_test.simulator.hosting.fleet import Launched
-from local_test.simulator.subjects import Command, Limits, Mount, Start, Subject
+from local_test.simulator.subjects import Command, Limits, Mount, Start, Subject, SubjectError
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,20 @@ class Launch:
         )
         running = self.subject.start(start)
         return Launched(running, root, log, lambda: _complaints(running.written, root, self.read_only_disk))
+
+
+def empty(folder: Path) -> None:
+    """Makes the folder of an endpoint or job, without what an earlier one of its name left.
+
+    Raises:
+        SubjectError: it cannot be emptied.
+    """
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise SubjectError(f"{folder} of an earlier run cannot be emptied ({error.strerror}); remove it") from error
 
 
 def _complaints(written: Callable[[], Sequence[str]], root: Path, read_only_disk: bool) -> list[str]:

@@ -5,14 +5,13 @@ Knows the order of events. What is asked for comes as one value, `Plan`.
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from local_test.simulator import state
-from local_test.simulator.hosting import faults, unpacking
+from local_test.simulator.hosting import faults, launching, unpacking
 from local_test.simulator.hosting.asynchronous import Output, Queue, Store
 from local_test.simulator.hosting.endpoint import Endpoint, Reply, Request, Several
 from local_test.simulator.hosting.events import Events
@@ -178,7 +177,7 @@ def prepare(plan: Plan) -> None:
 
     Raises:
         unpacking.ArchiveError: the model cannot be put in place.
-        SubjectError: the subject's labels do not allow what is asked for.
+        SubjectError: the subject's labels do not allow what is asked for, or the folder cannot be emptied.
     """
     labels = plan.subject.labels
     # Labels are the image's promise; a bare program has none to make.
@@ -186,9 +185,7 @@ def prepare(plan: Plan) -> None:
         raise SubjectError(f"{plan.subject.title} has no LABEL {CAPABILITY}=true, so SageMaker gives it one model only")
     if labels and plan.bind_to_port is not None and labels.get(_BIND_CAPABILITY) != _TRUE:
         raise SubjectError(f"{plan.subject.title} has no LABEL {_BIND_CAPABILITY}=true; leave --bind-to-port out")
-    if plan.folder.exists():
-        shutil.rmtree(plan.folder)
-    plan.folder.mkdir(parents=True)
+    launching.empty(plan.folder)
     if plan.model is not None:
         unpacking.put_model(plan.model, plan.folder / "model")
 
