@@ -1,4 +1,4 @@
-"""A model card's Markdown -> HTML: headings, lists, tables and paragraphs, which is all that cards have.
+"""A model card's Markdown -> HTML: headings, lists, tables, paragraphs, *emphasis* and `code`: all that cards have.
 
 Whoever wrote the card is not trusted: every character of it is text, and nothing in it becomes a tag or a link.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 _HEADING = re.compile(r"(#{1,3}) +(.*)")
+_MARKED = ((re.compile(r"`([^`]+)`"), r"<code>\1</code>"), (re.compile(r"(?<!\w)\*([^*`]+)\*(?!\w)"), r"<em>\1</em>"))
 _RULE = re.compile(r"[|\s:-]+")
 
 
@@ -31,12 +32,19 @@ def _block(kind: str, lines: list[str]) -> str:
     if kind == "heading":
         return "\n".join(_headings(lines))
     if kind == "list":
-        return f"<ul>{''.join(f'<li>{html.escape(line[2:])}</li>' for line in lines)}</ul>"
+        return f"<ul>{''.join(f'<li>{_text(line[2:])}</li>' for line in lines)}</ul>"
     if kind == "table":
         first, *rest = [line for line in lines if not _RULE.fullmatch(line)] or [""]
         body = "".join(_row(line, "td") for line in rest)
         return f"<table><thead>{_row(first, 'th')}</thead><tbody>{body}</tbody></table>"
-    return f"<p>{html.escape(' '.join(lines))}</p>" if kind == "paragraph" else ""
+    return f"<p>{_text(' '.join(lines))}</p>" if kind == "paragraph" else ""
+
+
+def _text(line: str) -> str:
+    text = html.escape(line)
+    for found, made in _MARKED:
+        text = found.sub(made, text)
+    return text
 
 
 def _headings(lines: list[str]) -> Iterator[str]:
