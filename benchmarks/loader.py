@@ -119,7 +119,9 @@ def run(loader: str, folder: Path, chosen: argparse.Namespace) -> list[Epoch]:
     command = [sys.executable, __file__, "--loader", loader, "--data", str(folder)]
     for option in ("epochs", "batch_size", "workers"):
         command += [f"--{option.replace('_', '-')}", str(getattr(chosen, option))]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT / "container"), "OMP_WAIT_POLICY": "PASSIVE"}
+    # What the user has put there may be timm.
+    path = os.pathsep.join(filter(None, [str(ROOT / "container"), os.environ.get("PYTHONPATH")]))
+    environ = {**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)  # noqa: S603  our own
     if done.returncode:
         sys.exit(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
