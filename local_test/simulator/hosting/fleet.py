@@ -236,7 +236,7 @@ class Fleet:
             before = instance.course
             course = instance.course = change(before)
             self._changed.notify_all()
-        if course.failures and course.failures != before.failures:
+        if course.phase is Phase.IN_SERVICE and course.failures > before.failures:
             self._tell(instance, "ping_failed", f"failed ping {course.failures}: {course.told}", good=False)
         return course
 
