@@ -76,7 +76,8 @@ class Ended:
     def how(self) -> str:
         """How it ended, with the end of its log, for evidence."""
         end = "it did not end in time" if self.exit_code is None else f"it ended with exit code {self.exit_code}"
-        return f"{end}{self.last_words}"
+        reason = " ".join((self.failure or b"").decode("utf-8", "replace").split())[:200]
+        return f"{end}; its failure file says {reason!r}" if reason else f"{end}{self.last_words}"
 
     @property
     def last_words(self) -> str:

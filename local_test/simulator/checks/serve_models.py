@@ -104,8 +104,9 @@ def _seen(context: Context) -> Seen | None:
 
 
 def _look(context: Context) -> Seen | None:
-    context.servers.seconds_until_ready()
-    server = context.servers.tried(_MULTI)
+    unpromised_s = context.servers.unpromised_s()
+    promised = context.subject.labels.get(LABEL) == "true"
+    server = context.servers.tried(_MULTI, None if promised else unpromised_s)
     if server.ready_s is None:
         return None
     load = json.dumps({"model_name": "one", "url": f"{server.models}/one/model"}).encode()

@@ -138,8 +138,10 @@ def _binds(context: Context) -> bool:
     def look() -> bool:
         if not context.contained:
             return context.servers.tried().ready_s is not None
-        context.servers.seconds_until_ready()
-        return context.servers.tried(Endpoint(port=_OTHER_PORT)).ready_s is not None
+        unpromised_s = context.servers.unpromised_s()
+        promised = context.subject.labels.get(BIND_LABEL) == "true"
+        server = context.servers.tried(Endpoint(port=_OTHER_PORT), None if promised else unpromised_s)
+        return server.ready_s is not None
 
     return context.once("binds", look)
 

@@ -159,12 +159,8 @@ class Servers:
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _shared: dict[Endpoint, Server] = field(default_factory=dict)
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    _window_s: float = field(init=False)
     _plain_ready_s: float | None = None
     _answers: bool | None = None
-
-    def __post_init__(self) -> None:
-        self._window_s = self.patience.ready_s
 
     def shared(self, endpoint: Endpoint | None = None) -> Server:
         """A server that is ready, the same for all that ask for this endpoint.
@@ -203,15 +199,22 @@ class Servers:
             self._plain_ready_s = self.shared().ready_s
         return self._plain_ready_s or 0.0
 
-    def tried(self, endpoint: Endpoint | None = None) -> Server:
-        """The same, ready or not. One is kept at a time, so that the memory of another is free."""
+    def unpromised_s(self) -> float:
+        """How long is waited for what nobody promised: it takes about as long as the plain endpoint, or forever."""
+        return min(self.patience.ready_s, max(_SECOND_WINDOW_S, 5 * self.seconds_until_ready()))
+
+    def tried(self, endpoint: Endpoint | None = None, within_s: float | None = None) -> Server:
+        """The same, ready or not. One is kept at a time, so that the memory of another is free.
+
+        Args:
+            endpoint: which.
+            within_s: for it to be ready; None is the platform's window.
+        """
         endpoint = endpoint or Endpoint()
         if endpoint not in self._shared:
             self.close()
             server = self._stack.enter_context(self.fresh(endpoint))
-            if server.wait_until_ready(self._window_s) and endpoint == Endpoint():
-                # Another endpoint of the same model takes about as long, or forever.
-                self._window_s = min(self._window_s, max(_SECOND_WINDOW_S, 5 * (server.ready_s or 0.0)))
+            server.wait_until_ready(within_s)
             self._shared[endpoint] = server
         return self._shared[endpoint]
 
