@@ -46,6 +46,8 @@ SEARCHED_IN_JOB = (
 )
 """What heads on the same features can differ in."""
 
+_SHAPES_HEAD = ("hidden-units", "dropout")
+
 
 @dataclass(frozen=True, slots=True)
 class SearchRange:
@@ -333,7 +335,8 @@ class Hyperparameters:
         0,
         1000,
         "Heads that the job tries on the stored features before it trains with the best one's values; the first has "
-        "the values given, 0 or 1 tries no other; for trainable=head.",
+        "the values given, 0 or 1 tries no other. With trainable=last_stage or all it is the head "
+        "that learns first, and the rest goes on from the best one.",
     )
     search_over: str = _choice(
         "lr+weight-decay",
@@ -420,11 +423,10 @@ class Hyperparameters:
                 f"cutmix={self.cutmix:g} needs images or feature maps, and trainable=head learns from stored vectors; "
                 f"give mixup instead, trainable=last_stage, or cache=false"
             )
-        if self.search_trials > 1 and (self.trainable != "head" or not self.cache):
-            given = "cache=false" if self.trainable == "head" else f"trainable={self.trainable}"
+        if self.search_trials > 1 and self.trainable == "head" and not self.cache:
             found.append(
-                f"search-trials={self.search_trials} tries heads on stored features, and {given} has none; give "
-                f"trainable=head with cache=true, or search with `launch.py tune`"
+                f"search-trials={self.search_trials} tries heads on stored features, and cache=false has none; give "
+                f"cache=true, or search with `launch.py tune`"
             )
         stored = self.cache if self.trainable == "head" else self.most_head_epochs
         if self.curate and not stored:
@@ -434,11 +436,30 @@ class Hyperparameters:
                 f"{'cache=true' if self.trainable == 'head' else 'head-epochs above 0'}, or look at the folder with "
                 f"`python -m dogbreed.curation`"
             )
+        if self.search_trials > 1 and self.trainable != "head":
+            found += self._head_search_conflicts()
         if self.stop_on and not self.insight:
             found.append(f"stop-on={self.stop_on} needs the rules, which insight=false leaves out; give insight=true")
         if {"trivialaugment", "randaugment"} <= set(self.augment.split("+")):
             found.append(f"augment={self.augment} names two policies; give trivialaugment or randaugment")
         return tuple(found)
+
+    def _head_search_conflicts(self) -> list[str]:
+        """Of a search for the head from which fine-tuning starts."""
+        found = []
+        if not self.most_head_epochs:
+            given = "head-epochs=0" if self.head_epochs == 0 else "pretrained=false"
+            found.append(
+                f"search-trials={self.search_trials} with trainable={self.trainable} tries heads before the rest "
+                f"learns, and {given} leaves no epochs for that; give head-epochs=20, or search with `launch.py tune`"
+            )
+        shaping = [name for name in self.search_over.split("+") if name in _SHAPES_HEAD]
+        if shaping:
+            found.append(
+                f"search-over={self.search_over}: {shaping[0]} is part of the network that trainable={self.trainable} "
+                f"goes on with; leave it out, or search with `launch.py tune`"
+            )
+        return found
 
     @property
     def keeps_statistics(self) -> bool:
@@ -448,7 +469,10 @@ class Hyperparameters:
     @property
     def searched(self) -> tuple[str, ...]:
         """What a search inside the job explores, names with hyphens."""
-        return SEARCHED_IN_JOB if self.search_over == "all" else tuple(self.search_over.split("+"))
+        if self.search_over != "all":
+            return tuple(self.search_over.split("+"))
+        kept = () if self.trainable == "head" else _SHAPES_HEAD
+        return tuple(name for name in SEARCHED_IN_JOB if name not in kept)
 
     @property
     def warmup(self) -> float:

@@ -66,6 +66,26 @@ def test_a_job_that_searches_looks_like_any_other_and_says_what_it_found(
     assert record["hyperparameters"]["lr"] == given.lr
 
 
+def test_a_job_that_fine_tunes_searches_for_the_head_it_starts_from(
+    in_process: OptMl, drawn_data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    more = {"trainable": "last_stage", "head-epochs": "6", "epochs": "2", "search-over": "all"}
+    in_process.hyperparameters({**SEARCH, **more})
+    in_process.channels(train=drawn_data)
+    assert job.main() == 0, in_process.failure.read_text()
+    output = capfd.readouterr().out
+    assert len([line for line in output.splitlines() if " head " in line and " in epoch " in line]) == 9
+    bundle = artifacts.load(in_process.model)
+    file = in_process.root / "output" / "data" / "search.json"
+    found = json.loads(file.read_text())
+    assert bundle.facts["search_trials"] == len(found["trials"]) == 9
+    assert bundle.facts["search_best_trial"] == found["trial"]
+    assert bundle.facts["head_validation_accuracy"] == pytest.approx(found["value"])
+    given = Hyperparameters.parse(trials.read(file).hyperparameters)
+    assert given.as_dict() == bundle.hyperparameters, "train --from-best makes this job again, the search included"
+    assert given.search_trials == 9
+
+
 def test_sigterm_in_the_search_keeps_the_best_head_so_far(opt_ml: OptMl, drawn_data: Path) -> None:
     opt_ml.hyperparameters({**SEARCH, "epochs": "1000", "patience": "0", "search-over": "lr"})
     opt_ml.channels(train=drawn_data)

@@ -242,14 +242,24 @@ def test_a_number_of_many_digits_is_refused(digits):
             "augment=randaugment+crop+trivialaugment names two policies; give trivialaugment or randaugment",
         ),
         (
-            {"search-trials": "20", "trainable": "all"},
-            "search-trials=20 tries heads on stored features, and trainable=all has none; give trainable=head with "
-            "cache=true, or search with `launch.py tune`",
+            {"search-trials": "20", "trainable": "all", "head-epochs": "0"},
+            "search-trials=20 with trainable=all tries heads before the rest learns, and head-epochs=0 leaves no "
+            "epochs for that; give head-epochs=20, or search with `launch.py tune`",
+        ),
+        (
+            {"search-trials": "20", "trainable": "last_stage", "pretrained": "false"},
+            "search-trials=20 with trainable=last_stage tries heads before the rest learns, and pretrained=false "
+            "leaves no epochs for that; give head-epochs=20, or search with `launch.py tune`",
+        ),
+        (
+            {"search-trials": "20", "trainable": "all", "search-over": "lr+hidden-units"},
+            "search-over=lr+hidden-units: hidden-units is part of the network that trainable=all goes on with; leave "
+            "it out, or search with `launch.py tune`",
         ),
         (
             {"search-trials": "2", "cache": "false"},
-            "search-trials=2 tries heads on stored features, and cache=false has none; give trainable=head with "
-            "cache=true, or search with `launch.py tune`",
+            "search-trials=2 tries heads on stored features, and cache=false has none; give cache=true, or search with "
+            "`launch.py tune`",
         ),
         (
             {"warmup-epochs": "2", "epochs": "1", "accumulate": "9", "batch-size": "8"},
@@ -276,7 +286,9 @@ def test_values_that_cannot_go_together_are_refused(raw, reason):
         {"cutmix": "1", "trainable": "last_stage"},
         {"cutmix": "1", "cache": "false"},
         {"mixup": "1"},
-        {"search-trials": "1", "trainable": "all"},
+        {"search-trials": "1", "trainable": "all", "head-epochs": "0"},
+        {"search-trials": "20", "trainable": "all", "search-over": "all", "cache": "false"},
+        {"search-trials": "20", "trainable": "last_stage", "pretrained": "false", "head-epochs": "3"},
         {"search-trials": "20", "search-over": "all"},
     ],
 )

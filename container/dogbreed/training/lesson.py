@@ -4,7 +4,8 @@ What is frozen runs once and is stored; a head that has layers below it to teach
 features of the untouched backbone, because a random head's gradients would spoil them (LP-FT, Kumar et al. 2022,
 Fine-Tuning can Distort Pretrained Features); then all that is trainable learns, from a checkpoint on where there is
 one. Where heads are to be tried, they are tried on the stored features first, and the best one's recipe is what the job
-goes on with, as if it had been given. Knows no files but the folders it is handed, and neither bundles nor reports.
+goes on with, as if it had been given; before fine-tuning it is the recipe of the head that learns alone. Knows no files
+but the folders it is handed, and neither bundles nor reports.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ from dogbreed.training.state import FitState
 logger = logging.getLogger(__name__)
 
 _SEARCH_FILE = "search.json"
+_FEWEST_TRIALS = 2
 
 Stores = tuple[FeatureStore, FeatureStore]
 """Of training and validation."""
@@ -137,17 +139,21 @@ class Lesson:
         learning = cut.rest if cut else model
         if cut and not stores:
             return Taught(_stopped(learning), lambda: model, {}, self.hyperparameters)
-        if cut and stores and self.hyperparameters.search_trials > 1:
+        searches = self.hyperparameters.search_trials >= _FEWEST_TRIALS
+        if cut and stores and searches and self._trainable == "head":
             judged = self._judged(splits)
             return self._teach_best(
                 model, cut, stores, keeper=keeper, kept=kept, checkpoints=checkpoints, judged=judged
             )
-        head, features = None, stores if self._trainable == "head" else None
+        head, search = None, self._kept_search(checkpoints) if kept is not None else {}
+        features = stores if self._trainable == "head" else None
         if self.hyperparameters.most_head_epochs and kept is None:
-            head, features = self._learn_head(model, cut, stores, splits, cache)
+            head, search, features = self._learn_head(model, cut, stores, splits, cache)
             if head.ended_by == "stop signal":
                 fit = replace(head, weights=clone_weights(learning))
-                return Taught(fit, lambda: model, head.metrics, self.hyperparameters)
+                return Taught(fit, lambda: model, head.metrics, self.hyperparameters, search)
+            if search and checkpoints is not None and team.leads:
+                _write_search(checkpoints / _SEARCH_FILE, search)
 
         if cut is None or stores is None:
             train, validation = self._images_of(splits, cache)
@@ -171,9 +177,10 @@ class Lesson:
             network,
             head.metrics if head else {},
             self.hyperparameters,
+            search,
             calibration=calibrated,
-            features=features,
             familiarity=familiar,
+            features=features,
         )
 
     def images(
@@ -400,11 +407,14 @@ class Lesson:
 
     def _learn_head(
         self, model: Classifier, cut: Cut | None, stores: Stores | None, splits: Splits, cache: Path
-    ) -> tuple[FitResult, Stores | None]:
-        """Trains the head alone, by the recipe that the defaults are, and leaves its best weights in the model.
+    ) -> tuple[FitResult, Mapping[str, Any], Stores | None]:
+        """Trains the head alone, and leaves its best weights in the model.
+
+        Its recipe are the defaults, or the best of the recipes that are tried.
 
         Returns:
-            The fit, and the features that it learned from, unless a stop signal came first.
+            How it went; what was tried, see `tryout.report`, empty when nothing was; and the features that it learned
+            from, unless a stop signal came first.
         """
         chosen, team = self.hyperparameters, self.loop.team
         above = backbones.cut_at_head(model)
@@ -413,13 +423,15 @@ class Lesson:
         else:
             found = self._deepened(above, cut, stores, cache) if team.leads else stores
         if not all(team.gather(found is not None)) or found is None:
-            return _stopped(model.head), None
+            return _stopped(model.head), {}, None
         recipe = Hyperparameters(
             epochs=chosen.most_head_epochs,
             batch_size=min(Hyperparameters().batch_size, chosen.batch_size),
             objective=chosen.objective,
             patience=chosen.patience or Hyperparameters().patience,
             seed=chosen.seed,
+            hidden_units=chosen.hidden_units,
+            dropout=chosen.dropout,
         )
         loop = replace(
             self.loop,
@@ -432,6 +444,31 @@ class Lesson:
             compute=compute.choose("auto" if self.loop.compute.device.type == "cuda" else "fp32"),
         )
         lesson = replace(self, hyperparameters=recipe, loop=loop, watch=lambda *_: None)._on(above)
+        search: Mapping[str, Any] = {}
+        if chosen.search_trials >= _FEWEST_TRIALS:
+            trying = replace(recipe, search_trials=chosen.search_trials, search_over="+".join(chosen.searched))
+            told, weights, stopped = replace(lesson, hyperparameters=trying)._try_heads(
+                model, found, None, going_on=False
+            )
+            if not told:
+                return _stopped(model.head), {}, None
+            # A job is not given what its head learns by: it finds it again.
+            search = {**told, "hyperparameters": tryout.given(chosen)}
+            recipe = replace(recipe, **tryout.searched_values(told, trying))
+            if stopped:
+                model.head.load_state_dict(weights)
+                best = next(trial for trial in told["trials"] if trial["trial"] == told["trial"])
+                return (
+                    FitResult((), best["best_epoch"], best["metrics"], None, dict(weights), "stop signal"),
+                    search,
+                    None,
+                )
+            loop = replace(
+                loop,
+                criterion=SmoothedCrossEntropyLoss(label_smoothing=recipe.label_smoothing),
+                mix=make_mixing(recipe, loop.classes),
+            )
+            lesson = replace(lesson, hyperparameters=recipe, loop=loop)._on(above)
         fit = lesson._fit_by_leader(found, None, None)
         model.head.load_state_dict(fit.weights)
         if fit.best_epoch:
@@ -441,7 +478,14 @@ class Lesson:
                 fit.metrics[chosen.objective],
                 fit.best_epoch,
             )
-        return fit, found
+        return fit, search, found
+
+    def _kept_search(self, checkpoints: Path | None) -> Mapping[str, Any]:
+        """What an earlier start of this job has tried before it began to fine-tune; empty when it has not."""
+        if checkpoints is None or self.hyperparameters.search_trials < _FEWEST_TRIALS:
+            return {}
+        found = _read_search(checkpoints / _SEARCH_FILE) if self.loop.team.leads else None
+        return self.loop.team.share(found or {})
 
     def _deepened(self, above: Cut, cut: Cut, stores: Stores, cache: Path) -> Stores | None:
         """What goes into the head, computed from the stored maps instead of the images once more."""
@@ -536,7 +580,7 @@ def _read_search(file: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        logger.warning("the outcome of the search cannot be read, the heads are tried again: %s", error)
+        logger.warning("the outcome of the search cannot be read: %s", error)
         return None
     return found
 

@@ -346,15 +346,12 @@ def report(tryout: Tryout, chosen: Hyperparameters) -> dict[str, Any]:
     """
     if tryout.best is None:
         raise ValueError("nothing was tried to its first epoch's end")
-    defaults = Hyperparameters().as_dict()
-    # A preset's values stand here themselves, so that whatever else the job was given goes before them.
-    best = {name: value for name, value in tryout.best.hyperparameters.as_dict().items() if value != defaults[name]}
-    best = {name: value for name, value in best.items() if name not in ("preset", "search-trials", "search-over")}
+    best = given(tryout.best.hyperparameters)
     return {
         "trial": str(tryout.best.number),
         "metric": chosen.objective,
         "value": tryout.best.metrics[chosen.objective],
-        "hyperparameters": _texts(best | _searched(tryout.best, chosen)),
+        "hyperparameters": best | _texts(_searched(tryout.best, chosen)),
         "trials": [
             {
                 "trial": str(trial.number),
@@ -368,6 +365,28 @@ def report(tryout: Tryout, chosen: Hyperparameters) -> dict[str, Any]:
             for trial in tryout.trials
         ],
     }
+
+
+def given(chosen: Hyperparameters) -> dict[str, str]:
+    """What a job is to be given, to be taught by these: all that are not the defaults.
+
+    A preset's values stand there themselves, so that whatever else the job is given goes before them.
+    """
+    defaults = Hyperparameters().as_dict()
+    unusual = {name: value for name, value in chosen.as_dict().items() if value != defaults[name]}
+    searching = ("search-trials", "search-over") if chosen.search_trials == 0 else ()
+    return _texts({name: value for name, value in unusual.items() if name not in ("preset", *searching)})
+
+
+def searched_values(told: Mapping[str, Any], chosen: Hyperparameters) -> dict[str, Any]:
+    """The values of the best trial for what was searched, by field.
+
+    Args:
+        told: what `report` made.
+        chosen: that it was made for.
+    """
+    best = Hyperparameters.parse(told["hyperparameters"]).as_dict()
+    return {name.replace("-", "_"): best[name] for name in chosen.searched}
 
 
 def lines(tryout: Tryout, chosen: Hyperparameters) -> list[str]:

@@ -306,11 +306,40 @@ def interrupted(setup: Setup, folder: Path, questions: int) -> Taught:
     return lesson.teach(setup.model, setup.splits, cache=setup.cache, checkpoints=folder)
 
 
+@pytest.mark.parametrize("trainable", ["last_stage", "all"])
+def test_fine_tuning_starts_from_the_best_of_the_heads_that_were_tried(
+    drawn_data: Path, tmp_path: Path, trainable: str
+) -> None:
+    options = {"trainable": trainable, "head_epochs": 6, "epochs": 1, "lr": 1e-6}
+    tried = Setup(drawn_data, tmp_path, **options, search_trials=8, search_over="lr+batch-size")
+    given = tried.hyperparameters
+    taught = tried.teach()
+    assert len(taught.search["trials"]) == 8
+    assert taught.search["trials"][0]["hyperparameters"]["lr"] == "0.001", "the first head is the one without a search"
+    assert taught.head_metrics["validation_accuracy"] == pytest.approx(taught.search["value"])
+    assert taught.search["value"] > taught.search["trials"][0]["value"]
+    assert taught.fit.metrics["validation_accuracy"] >= taught.search["value"]
+    assert taught.hyperparameters == given, "the rest learns by what was given"
+    assert tried.recorder.epochs == len(taught.fit.history) == 1
+    # What `train --from-best` is told makes the same job: the search finds the head again.
+    again = Hyperparameters.parse(taught.search["hyperparameters"])
+    assert (again.search_trials, again.search_over, again.lr) == (8, "lr+batch-size", 1e-6)
+    alone = Setup(drawn_data, tmp_path, **options).teach()
+    assert alone.head_metrics["validation_accuracy"] == pytest.approx(taught.search["trials"][0]["value"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"search_over": "lr+hidden-units", "epochs": 3},
+        {"search_over": "lr", "trainable": "last_stage", "head_epochs": 3, "epochs": 2},
+    ],
+)
 def test_a_search_that_is_interrupted_anywhere_ends_as_if_it_had_not_been(
-    drawn_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    drawn_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, object]
 ) -> None:
     caplog.set_level("INFO")
-    options = {"search_trials": 4, "search_over": "lr+hidden-units", "epochs": 3}
+    options = {"search_trials": 4, **options}
     whole = interrupted(Setup(drawn_data, tmp_path / "cache", **options), tmp_path / "whole", 10**6)
     fresh = tmp_path / "cache"
     endings = set()
