@@ -81,6 +81,11 @@ def wilson(right: int, count: int) -> Interval:
     return Interval(max(0.0, centre - half) if right else 0.0, min(1.0, centre + half) if right < count else 1.0)
 
 
+def standard_error(share: float, count: int) -> float:
+    """How far chance moves a share in [0, 1] of ``count`` answers: its binomial standard deviation."""
+    return math.sqrt(share * (1 - share) / count)
+
+
 def mcnemar(only_first: int, only_second: int) -> McNemar:
     """McNemar's test (1947) of two classifiers on the same images; the images on which they agree say nothing."""
     if only_first < 0 or only_second < 0:

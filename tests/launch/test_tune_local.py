@@ -95,6 +95,24 @@ def test_the_defaults_are_tried_first_and_the_best_keeps_its_model(make: Any) ->
     assert said[0] == "trial-000 Completed validation_accuracy=0.971 (lr=0.001)"
 
 
+@pytest.mark.parametrize(("images", "stays"), [(4, True), (40_000, False), (None, False)])
+def test_a_trial_that_is_better_by_chance_alone_does_not_replace_the_defaults(
+    make: Any, tmp_path: Path, images: int | None, stays: bool
+) -> None:
+    facts = {} if images is None else {"validation_images": images}
+    (tmp_path / "train.py").write_text(TRAIN.replace('"metrics"', f'"facts": {facts}, "metrics"'))
+    search, _ = run(make(4))
+    found, best = search.trials(), search.best()
+    assert best is not None
+    top = max(found, key=lambda one: one.value or 0.0)
+    assert top.name != "trial-000"
+    assert best.trial == ("trial-000" if stays else top.name)
+    assert best.hyperparameters["lr"] == ("0.001" if stays else top.hyperparameters["lr"])
+    assert [one.name for one in found if (search.plan.folder / one.name / "model").exists()] == [best.trial]
+    assert search.said_of_best().startswith(f"{top.name} reached" if stays else "")
+    assert bool(search.said_of_best()) is stays
+
+
 def test_what_is_fixed_goes_to_every_trial_and_to_the_best(make: Any) -> None:
     search, _ = run(make(2, Space(LR, {"epochs": "2", "preset": "resnet18"})))
     best = search.best()

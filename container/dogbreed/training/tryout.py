@@ -23,6 +23,7 @@ from torch.quasirandom import SobolEngine
 
 from dogbreed.errors import HyperparameterError
 from dogbreed.hyperparameters import Hyperparameters, SearchRange, Value, declared
+from dogbreed.statistics import standard_error
 from dogbreed.training.averaging import make_averaging
 from dogbreed.training.heads import StackedHeads, StackedOptimizer, losses
 from dogbreed.training.loop import Batches, step_seed
@@ -74,7 +75,8 @@ class Tryout:
 
     Attributes:
         trials: by their numbers.
-        best: of the objective; the first of equals; None when a stop came before the first epoch had ended.
+        best: what is worth taking: the best of the objective, the first of equals, but the first trial where that is
+            better by no more than chance, see `_worth_taking`; None when a stop came before the first epoch had ended.
         weights: state dict of the best head, on the CPU; empty without one.
         stopped: a stop signal cut it short.
     """
@@ -197,7 +199,7 @@ def try_heads(
         raise HyperparameterError(
             f"none of {len(trials)} heads has a loss that stays finite; lower lr, or set clip-norm=1"
         )
-    best = search.best
+    best = _worth_taking(search)
     return Tryout(trials, best.trial() if best else None, best.weights if best else {}, search.stopped)
 
 
@@ -207,6 +209,8 @@ class _Search:
     def __init__(self, device: torch.device, classes: int, stop_requested: Callable[[], bool], count: int) -> None:
         self.trials: list[Trial] = []
         self.best: _Learner | None = None
+        self.first: _Learner | None = None
+        self.samples = 0
         self.stopped = False
         self.device = device
         self.classes = classes
@@ -233,6 +237,7 @@ class _Search:
             self.trials.append(learner.trial())
         best = min([*learners, *([self.best] if self.best else [])], key=lambda learner: learner.rank)
         self.best = best if best.metrics else None
+        self.first = next((learner for learner in learners if learner.number == 1), self.first)
 
     def _tell(self, epoch: int, learning: int) -> None:
         logger.debug("search: epoch %d is done, %d heads of this stack go on", epoch, learning)
@@ -328,6 +333,7 @@ class _Stack:
             loss_T += losses(logits_NTK, indices_N) * len(indices_N)
             correct_T += (logits_NTK.argmax(dim=2) == indices_N[:, None]).sum(dim=0)
             samples += len(indices_N)
+        search.samples = samples
         return [
             {"validation_loss": loss / samples, "validation_accuracy": correct / samples}
             for loss, correct in zip(loss_T.tolist(), correct_T.tolist(), strict=True)
@@ -401,6 +407,32 @@ def lines(tryout: Tryout, chosen: Hyperparameters) -> list[str]:
         ended = "" if trial.ended_by == "epochs" else f", ended by {trial.ended_by}"
         told.append(f"head {trial.number:3d}: {reached} of {trial.epochs}{ended}; {values}")
     return told
+
+
+def _worth_taking(search: _Search) -> _Learner | None:
+    """The best head; what was given where that is better by at most one standard error of its accuracy.
+
+    Of many heads the best has also had luck with the validation images, all the more the fewer they are; the simplest
+    within one standard error is the rule of Breiman et al. 1984, Classification and Regression Trees, section 3.4.3.
+    Losses have no error that could be told from their mean, and the best is taken.
+    """
+    best, first = search.best, search.first
+    if best is None or first is None or first is best or not first.metrics or not first.selection.maximise:
+        return best
+    reached, given = (one.metrics[one.recipe.objective] for one in (best, first))
+    error = standard_error(given, search.samples)
+    if reached - given > error:
+        return best
+    logger.info(
+        "head %d reached %.4f and the first, which has what was given, %.4f: one standard error on %d images is %.4f, "
+        "and what was given stays",
+        best.number,
+        reached,
+        given,
+        search.samples,
+        error,
+    )
+    return first
 
 
 def _begin(number: int, recipe: Hyperparameters, batches: int) -> _Learner:

@@ -301,6 +301,8 @@ def _run_here(call: Call, context: Context) -> int:
     if best is not None:
         file = arguments.output or trials.FOLDER / f"{name}.json"
         trials.write(best, file)
+        if why := search.said_of_best():
+            context.say(why)
         context.say(trials.spoken(best))
         context.say(f"its model is in {search.model(best)}; `launch.py train --from-best {file}` trains with it anew")
         print(file)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from dogbreed.hyperparameters import Hyperparameters, SearchRange
+from dogbreed.statistics import standard_error
 from scripts.launcher.errors import SettingError
 from scripts.launcher.search import space as spaces
 from scripts.launcher.search.process import Job, Order, Started, Starter, forget_model
@@ -41,6 +42,7 @@ _TEST_NAMES = frozenset({"test", "testing"})
 _PLAN = "plan"
 _REASON = "reason"
 _VALUE = "value"
+_IMAGES = "images"
 # Only a trial that has ended has it: one that was interrupted or repeats another does not count.
 _SECONDS = "seconds"
 
@@ -137,12 +139,49 @@ class Search:
         return [self._trial(one) for one in self._finished()]
 
     def best(self) -> Best | None:
-        """The best of them, or None where none has a value."""
-        best = ranked(self.trials(), self.plan.objective)
-        if not best or best[0].value is None:
+        """The best of them, or the defaults where it is better by no more than chance; None where none has a value."""
+        found = ranked(self.trials(), self.plan.objective)
+        if not found:
             return None
-        together = {**self.plan.space.fixed, **best[0].hyperparameters}
-        return Best(self.plan.name, best[0].name, self.plan.objective.metric, best[0].value, together)
+        best = found[0] if self._chance() is None else self._defaults_of(found) or found[0]
+        if best.value is None:
+            return None
+        together = {**self.plan.space.fixed, **best.hyperparameters}
+        return Best(self.plan.name, best.name, self.plan.objective.metric, best.value, together)
+
+    def said_of_best(self) -> str:
+        """Why the best is not the trial with the best value; empty where it is."""
+        found, error = ranked(self.trials(), self.plan.objective), self._chance()
+        defaults = self._defaults_of(found)
+        if error is None or defaults is None or defaults is found[0]:
+            return ""
+        return (
+            f"{found[0].name} reached {found[0].value:.6g} and the defaults {defaults.value:.6g}: the difference is "
+            f"within one standard error of what was measured, {error:.4f}, and the defaults stay"
+        )
+
+    def _chance(self) -> float | None:
+        """The standard error of the defaults' accuracy where no trial is better by more; None elsewhere.
+
+        As inside a job: see `dogbreed.training.tryout`.
+        """
+        found = ranked(self.trials(), self.plan.objective)
+        defaults = self._defaults_of(found)
+        if defaults is None or self.plan.objective.goal != "maximise":
+            return None
+        images = next(
+            (one.user_attrs.get(_IMAGES) for one in self._finished() if self._folder(one.number).name == defaults.name),
+            None,
+        )
+        if images is None or defaults.value is None or found[0].value is None:
+            return None
+        error = standard_error(defaults.value, images)
+        return error if found[0].value - defaults.value <= error else None
+
+    def _defaults_of(self, found: Sequence[Trial]) -> Trial | None:
+        """The trial that has what a job has that is not searched for; None where the ranges leave it out."""
+        values = {name: text(value) for name, value in self._inside().items()}
+        return next((one for one in found if one.hyperparameters == values), None)
 
     def model(self, best: Best) -> Path:
         """Folder of the best trial's bundle."""
@@ -188,9 +227,14 @@ class Search:
         space = self.plan.space
         if self.plan.strategy == "Grid":
             return list(spaces.grid(space))
-        defaults = Hyperparameters.parse(space.fixed).as_dict()
-        inside = {name: defaults[name] for name, one in space.ranges.items() if _holds(one, defaults[name])}
+        inside = self._inside()
         return [{name: text(value) if space.ranges[name].choices else value for name, value in inside.items()}]
+
+    def _inside(self) -> dict[str, Any]:
+        """The defaults, or the preset's values, of what is searched, where its range has them."""
+        space = self.plan.space
+        defaults = Hyperparameters.parse(space.fixed).as_dict()
+        return {name: defaults[name] for name, one in space.ranges.items() if _holds(one, defaults[name])}
 
     def _pruner(self) -> optuna.pruners.BasePruner:
         pruners, plan = self._optuna.pruners, self.plan
@@ -279,6 +323,7 @@ class Search:
         before = self.best()
         if value is not None:
             trial.set_user_attr(_VALUE, value)
+            trial.set_user_attr(_IMAGES, process.images(self.plan.objective.metric))
         state = states.PRUNED if running.stopped else states.COMPLETE
         if value is None or (process.code and not running.stopped):
             state = states.FAIL

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from dogbreed.logs import read_metrics
 from scripts.launcher.errors import OutcomeError
@@ -153,11 +153,19 @@ class Started:
 
     def metrics(self) -> dict[str, float]:
         """Those of its bundle, which is that of its best epoch; empty without one."""
+        return {name: float(value) for name, value in self._bundle().get("metrics", {}).items()}
+
+    def images(self, metric: str) -> int | None:
+        """How many images a metric of its bundle was measured on; None where nobody knows."""
+        count = self._bundle().get("facts", {}).get(f"{metric.split('_', maxsplit=1)[0]}_images")
+        return int(count) if count else None
+
+    def _bundle(self) -> dict[str, Any]:
         try:
-            bundle = json.loads((self.folder / "model" / "bundle.json").read_text(encoding="utf-8"))
+            bundle: dict[str, Any] = json.loads((self.folder / "model" / "bundle.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             return {}
-        return {name: float(value) for name, value in bundle["metrics"].items()}
+        return bundle
 
     def reason(self) -> str:
         """Why it failed, as the platform would say it: the first line of the failure file."""

@@ -271,3 +271,40 @@ def test_weights_that_are_handed_over_are_copies() -> None:
     found = search([Hyperparameters(epochs=1, batch_size=20)])
     assert all(not weight.requires_grad for weight in found.weights.values())
     assert clone_weights(make_head(Hyperparameters())).keys() == found.weights.keys()
+
+
+def learner(number: int, value: float, objective: str = "validation_accuracy") -> tryout._Learner:
+    made = tryout._begin(number, Hyperparameters(objective=objective), 1)
+    made.metrics = {objective: value}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("given", "best", "samples", "taken"),
+    [
+        (0.90, 0.92, 240, 1),  # one standard error is 0.0194, and 0.02 is more; see the next
+        (0.90, 0.919, 240, 0),
+        (0.90, 0.919, 2400, 1),  # more images tell smaller differences
+        (0.50, 0.60, 24, 0),
+        (1.0, 1.0, 24, 0),
+    ],
+)
+def test_a_head_that_is_better_by_chance_alone_does_not_replace_what_was_given(
+    given: float, best: float, samples: int, taken: int
+) -> None:
+    found = tryout._Search(CPU, CLASSES, lambda: False, 2)
+    learners = [learner(1, given), learner(2, best)]
+    found.first, found.samples = learners[0], samples
+    found.best = min(learners, key=lambda one: one.rank)
+    assert tryout._worth_taking(found) is learners[taken]
+
+
+def test_by_a_loss_or_where_what_was_given_has_failed_the_best_head_is_taken() -> None:
+    found = tryout._Search(CPU, CLASSES, lambda: False, 2)
+    found.samples = 4
+    found.first, found.best = learner(1, 0.5, "validation_loss"), learner(2, 0.49, "validation_loss")
+    assert tryout._worth_taking(found) is found.best
+    found.first, found.best = learner(1, 0.5), learner(2, 0.51)
+    assert tryout._worth_taking(found) is found.first
+    found.first.metrics = {}
+    assert tryout._worth_taking(found) is found.best
