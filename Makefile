@@ -43,9 +43,9 @@ export PYTHONDONTWRITEBYTECODE := 1
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CACHE)/hypothesis
 export DOCKER_BUILDKIT := 1
 
-.PHONY: help install demo train tune serve predict evaluate test lint fmt lock build push stack local-train local-serve \
-  test-image bench-training bench-loader bench-passes bench-memory bench-serving bench-insight bench-tuning \
-  conformance bench-unknown clean
+.PHONY: help install demo train tune serve predict evaluate curate test lint fmt lock build push stack \
+  local-train local-serve test-image conformance bench-training bench-loader bench-passes bench-memory bench-serving \
+  bench-insight bench-tuning bench-unknown bench-curation clean
 
 help: ## Print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -109,6 +109,11 @@ EVALUATE_FLAGS ?=
 evaluate: $(INSTALLED) ## Measure MODEL, which is ML's bundle, on the labelled folder DATA (EVALUATE_FLAGS)
 	@[[ -n "$$DATA" ]] || { echo "name the photos: make evaluate DATA=folder/with/one/folder/per/class" >&2; exit 1; }
 	@$(BIN)/python scripts/launch.py evaluate "$$DATA" --model '$(MODEL)' $(EVALUATE_FLAGS)
+
+CURATE_FLAGS ?=
+curate: $(INSTALLED) ## List label errors, copies and classes to merge in DATA, by the features of MODEL (CURATE_FLAGS)
+	@[[ -n "$$DATA" ]] || { echo "name the photos: make curate DATA=folder/with/train/valid/test" >&2; exit 1; }
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m dogbreed.curation "$$DATA" --model '$(MODEL)' --cache $(CACHE)/features $(CURATE_FLAGS)
 
 test: $(INSTALLED) ## Run the unit, contract, launcher and, where there is a Chromium, browser tests
 	@$(BIN)/pytest -q -n logical tests/unit tests/contract tests/launch tests/browser
@@ -219,6 +224,10 @@ bench-tuning: $(INSTALLED) ## Compare 20 trials with one job and with plain runs
 bench-unknown: $(INSTALLED) ## Compare scores that tell unknown images, on DATA with WEIGHTS of mobilenet_v2, some minutes
 	@[[ -n "$$DATA" && -n "$$WEIGHTS" ]] || { echo "name both: make bench-unknown DATA=folder/with/train/valid/test WEIGHTS=mobilenet_v2.pth" >&2; exit 1; }
 	@$(BIN)/python benchmarks/unknown.py --data "$$DATA" --weights "$$WEIGHTS" $(BENCH_FLAGS)
+
+bench-curation: $(INSTALLED) ## Show what curation finds of errors planted in DATA, by the features of MODEL, some minutes
+	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-curation DATA=folder/with/train/valid/test" >&2; exit 1; }
+	@$(BIN)/python benchmarks/curation.py --data "$$DATA" --model '$(MODEL)' $(BENCH_FLAGS)
 
 clean: ## Remove build/; .venv stays
 	rm -rf build

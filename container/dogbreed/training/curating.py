@@ -9,7 +9,7 @@ Legend: N images, F features.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from dogbreed.training.data import make_loader
 from dogbreed.training.features import FeatureStore
 from dogbreed.training.frozen import FrozenPart
 from dogbreed.training.loop import CorruptImages, Loop
-from dogbreed.training.sources import Sample, Splits, find_splits
+from dogbreed.training.sources import Sample, Splits, find_corrupt, find_splits
 
 _BATCH = 32
 _MOST_CORRUPT = 0.5
@@ -43,22 +43,22 @@ class Part:
     Attributes:
         samples: of the split.
         outputs: float16 [N, F], features of the samples that could be decoded, in their order.
-        corrupt: the others, with reasons.
+        lost: the others.
     """
 
     samples: Sequence[Sample]
     outputs: NDArray[np.float16]
-    corrupt: Sequence[str] = ()
+    lost: Collection[Sample]
 
     @classmethod
     def stored(cls, samples: Sequence[Sample], store: FeatureStore) -> Part:
         """The first view of a store."""
-        return cls(samples, store.outputs[0], store.corrupt)
+        # A store may have been made of the same images at another place.
+        return cls(samples, store.outputs[0], find_corrupt(samples, store.corrupt, parts=2))
 
     def photos(self, split: str) -> list[Photo]:
         """Of the samples that have features."""
-        lost = unreadable(self.samples, self.corrupt)
-        return [Photo(one.path, split, one.index) for one in self.samples if str(one.path) not in lost]
+        return [Photo(one.path, split, one.index) for one in self.samples if one not in self.lost]
 
 
 @dataclass(slots=True)
@@ -91,7 +91,8 @@ class Outputs:
 def of_job(
     splits: Splits,
     stores: tuple[FeatureStore, FeatureStore],
-    tested: Part | None,
+    tested: NDArray[np.float16] | None,
+    corrupt: Sequence[str],
     *,
     seed: int,
     device: torch.device,
@@ -103,16 +104,20 @@ def of_job(
     Args:
         splits: of the job.
         stores: features of training and validation.
-        tested: features of the test images, where they are known.
+        tested: features of the test images that could be decoded, where they are known.
+        corrupt: all images that could not be decoded, with reasons.
         seed: of the job.
         device: that trains.
         threads: that read photos.
         stop_requested: asked now and then.
     """
-    parts = {TRAIN: Part.stored(splits.train, stores[0]), "validation": Part.stored(splits.validation, stores[1])}
+    parts = {
+        TRAIN: Part.stored(splits.train, stores[0]),
+        "validation": Part.stored(splits.validation, stores[1]),
+    }
     notes = []
-    if tested is not None:
-        parts["test"] = tested
+    if splits.test is not None and tested is not None:
+        parts["test"] = Part(splits.test, tested, find_corrupt(splits.test, corrupt))
     elif splits.test is not None:
         notes.append(
             f"The {len(splits.test)} test images are left out: only a job of one process with trainable=head has their "
@@ -139,11 +144,15 @@ def of_parts(
     notes: Sequence[str] = (),
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Curation | None:
-    """The finds of splits by name, of which ``train`` is learned from; None after a stop."""
+    """The finds of splits by name, of which ``train`` is learned from; None after a stop.
+
+    Raises:
+        ValueError: features and readable images do not go together, or a feature is not finite.
+    """
     photos = [photo for split, part in parts.items() for photo in part.photos(split)]
     features = np.concatenate([part.outputs.reshape(len(part.outputs), -1) for part in parts.values()])
     if len(photos) != len(features):
-        raise RuntimeError(f"{len(features)} features of {len(photos)} readable images")
+        raise ValueError(f"there are features of {len(features)} images, and {len(photos)} that could be read")
     indices = np.array([photo.index for photo in photos], dtype=np.int64)
     learning = np.array([photo.split == TRAIN for photo in photos])
 
@@ -233,19 +242,6 @@ def of_folder(folder: Path, bundle: Path, *, cache: Path, seed: int, threads: in
     found = of_parts(parts, splits.labels.names, seed=seed, device=device, threads=threads, notes=notes)
     if found is None:
         raise RuntimeError("nothing asked for a stop")
-    return found
-
-
-def unreadable(samples: Sequence[Sample], corrupt: Sequence[str]) -> set[str]:
-    """The paths among ``corrupt``, whose entries are a path and a reason in brackets; paths may hold brackets too."""
-    known = {str(sample.path) for sample in samples}
-    found = set()
-    for problem in corrupt:
-        end = problem.find(" (")
-        while end >= 0:
-            if problem[:end] in known:
-                found.add(problem[:end])
-            end = problem.find(" (", end + 1)
     return found
 
 

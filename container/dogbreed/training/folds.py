@@ -27,7 +27,9 @@ NO_FOLD = -1
 _EPOCHS = 12
 _LEAST_STEPS = 100
 _BATCH = 128
-_LEARNING_RATE = 0.0008
+_LEARNING_RATE = 1.0
+"""Divided by the square root of the number of features, as these are: a step then moves the logits alike for all."""
+
 _WEIGHT_DECAY = 0.01
 
 
@@ -90,8 +92,7 @@ def probabilities(
     features_NF = np.asarray(features_NF, dtype=np.float32)
     seen = features_NF[learning.numpy()]
     mean, spread = seen.mean(axis=0), seen.std(axis=0)
-    # Every feature on one scale: one learning rate for all, whatever the network. Divided by the square root of their
-    # number, so that a step moves the logits alike for all widths.
+    # Every feature on one scale: one learning rate for all, whatever the network.
     inputs_NF = torch.from_numpy((features_NF - mean) / (np.where(spread > 0, spread, 1) * features_NF.shape[1] ** 0.5))
     inputs_NF = inputs_NF.to(device)
     indices = torch.from_numpy(indices_N).to(device)
@@ -103,7 +104,7 @@ def probabilities(
     nn.init.zeros_(linear.bias)
     heads = StackedHeads(nn.Sequential(nn.Dropout(0.0), linear), folds).to(device)
     optimizer = torch.optim.AdamW(
-        heads.parameters(), lr=_LEARNING_RATE * features_NF.shape[1] ** 0.5, weight_decay=_WEIGHT_DECAY
+        heads.parameters(), lr=_LEARNING_RATE / features_NF.shape[1] ** 0.5, weight_decay=_WEIGHT_DECAY
     )
     batches = math.ceil(len(learning) / _BATCH)
     epochs = max(_EPOCHS, math.ceil(_LEAST_STEPS / batches))

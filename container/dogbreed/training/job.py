@@ -293,25 +293,23 @@ def _curate(
         why = "each host holds images of its own" if loop.team.apart else "a resumed job has no features of before"
         logger.warning("curate=true finds nothing here: %s; run `python -m dogbreed.curation` on the images", why)
         return {}
-    tested = None
-    if splits.test is not None and loop.team.alone and outputs.heard:
-        tested = curating.Part(splits.test, outputs.all(), loop.corrupt.found)
     threads = max(1, lesson.workers(splits.images))
-    found = curating.of_job(
-        splits,
-        taught.features,
-        tested,
-        seed=taught.hyperparameters.seed,
-        device=loop.compute.device,
-        threads=threads,
-        stop_requested=loop.stop_requested,
-    )
-    if found is None:
-        return {}
     try:
+        found = curating.of_job(
+            splits,
+            taught.features,
+            outputs.all() if loop.team.alone and outputs.heard else None,
+            loop.corrupt.found,
+            seed=taught.hyperparameters.seed,
+            device=loop.compute.device,
+            threads=threads,
+            stop_requested=loop.stop_requested,
+        )
+        if found is None:
+            return {}
         written = page.write(found, environment.paths.output_data / "insight", threads=threads)
-    except OSError as error:
-        logger.warning("what curation found cannot be written: %s", error)
+    except (OSError, ValueError) as error:
+        logger.warning("the data cannot be looked at: %s", error)
         return {}
     logger.info("curation: %s; %s", found.sentence, written)
     return found.counts

@@ -506,7 +506,7 @@ class Lesson:
                 deeper = frozen.deepen(part, loop, store, key, self._batches(store, shuffle=False, team=ALONE))
                 if deeper is None:
                     return None
-                found.append(deeper)
+                found.append(replace(deeper, corrupt=store.corrupt))
         return found[0], found[1]
 
     def _on(self, cut: Cut) -> Lesson:

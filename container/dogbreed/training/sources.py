@@ -154,6 +154,26 @@ def digest_samples(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
+def find_corrupt(samples: Sequence[Sample], problems: Iterable[str], *, parts: int = 0) -> frozenset[Sample]:
+    """The samples that problems tell of, each a path and a reason in brackets; paths may hold brackets too.
+
+    Args:
+        samples: of a split.
+        problems: of this split where ``parts`` is given, else of any.
+        parts: how many of a path's last parts are compared; 0 is all.
+    """
+    known = {sample.path.parts[-parts:]: sample for sample in samples}
+    found = set()
+    for problem in problems:
+        end = problem.find(" (")
+        while end >= 0:
+            sample = known.get(Path(problem[:end]).parts[-parts:])
+            if sample is not None:
+                found.add(sample)
+            end = problem.find(" (", end + 1)
+    return frozenset(found)
+
+
 def _split_folders(channels: Mapping[str, Path]) -> dict[str, Path]:
     """Split name -> folder, from channels of these names or from one channel that holds them."""
     data = {name: folder for name, folder in channels.items() if name not in OTHER_CHANNELS}

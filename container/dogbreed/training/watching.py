@@ -32,6 +32,7 @@ from dogbreed.insight.verdicts import Status
 from dogbreed.insight.watch import Watch
 from dogbreed.training.data import Sample
 from dogbreed.training.loop import Phase
+from dogbreed.training.sources import find_corrupt
 from dogbreed.training.state import EpochResult
 
 logger = logging.getLogger(__name__)
@@ -241,8 +242,8 @@ class WrongAnswers:
             corrupt: paths with reasons; they were not in any batch.
             labels: class names.
         """
-        unreadable = {problem.split(" (")[0] for problem in corrupt}
-        seen = [sample for sample in samples if str(sample.path) not in unreadable]
+        unreadable = find_corrupt(samples, corrupt)
+        seen = [sample for sample in samples if sample not in unreadable]
         if len(seen) != self._seen:
             return ()
         return tuple(

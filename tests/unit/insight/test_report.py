@@ -261,7 +261,7 @@ def test_the_command_rebuilds_the_page_of_an_old_job(tmp_path, capsys):
         (None, "holds no record.json"),
         ("{", "is not JSON"),
         ("[]", "schema version None"),
-        ('{"schema_version": 99}', "schema version 99, but this version of dogbreed reads 2"),
+        ('{"schema_version": 99}', "schema version 99, but this version of dogbreed reads 3"),
         ('{"schema_version": 1}', "is damaged"),
         ('{"schema_version": 1, "started": "yesterday"}', "is damaged"),
     ],

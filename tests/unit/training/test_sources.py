@@ -10,7 +10,7 @@ import pytest
 
 from dogbreed.errors import DataError
 from dogbreed.training.lists import Label
-from dogbreed.training.sources import Splits, digest_samples, find_classes, find_splits
+from dogbreed.training.sources import Sample, Splits, digest_samples, find_classes, find_corrupt, find_splits
 
 
 def find(found: dict[str, Path], *, fraction: float = 0.2, seed: int = 0) -> Splits:
@@ -365,3 +365,13 @@ def test_of_what_every_host_has_each_takes_a_part(tmp_path: Path) -> None:
     assert [len(part.test or ()) for part in parts] == [2, 2]
     nested = splits.of_host(0, 2, {"train": True})
     assert nested.validation == splits.validation, "it lies in the channel of the training images"
+
+
+def test_corrupt_samples_are_found_whatever_their_names(tmp_path: Path) -> None:
+    names = ("a (1).jpg", "a (1) (2).jpg", "b.jpg", "c.jpg")
+    samples = [Sample(tmp_path / "cat" / name, 0) for name in names]
+    problems = [f"{tmp_path}/cat/a (1) (2).jpg (cannot be decoded (at all))", f"{tmp_path}/cat/c.jpg (empty)", "b.jpg"]
+    assert find_corrupt(samples, problems) == {samples[1], samples[3]}
+    moved = ["/elsewhere/cat/a (1).jpg (empty)"]
+    assert find_corrupt(samples, moved) == frozenset()
+    assert find_corrupt(samples, moved, parts=2) == {samples[0]}
