@@ -8,6 +8,7 @@ log, and knows no ApiGatewayV2; those resources are sent to its API Gateway as t
 from __future__ import annotations
 
 import ast
+import csv
 import http.client
 import io
 import json
@@ -681,3 +682,56 @@ def test_what_curl_sends_is_understood(
     ((path, headers, body),) = gateway.asked
     if kind != "form":
         assert signature(path, headers, body) == headers["authorization"].rpartition("Signature=")[2]
+
+
+CLASSES = ("000.Breed 0, drawn", "001.Breed 1, drawn")
+"""Folders of the first classes that the served bundle knows."""
+
+
+@pytest.fixture
+def photos(tmp_path: Path, images: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two class folders of what the model answers with; one of the ten images is corrupt."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "photos"
+    for place, image in enumerate(images):
+        name = CLASSES[place % 2]
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / f"{place}.jpg").write_bytes(image)
+    return folder
+
+
+def test_a_folder_is_evaluated_through_the_api_in_batches(
+    launch: Launch, platform: Platform, api: Api, photos: Path, tmp_path: Path
+) -> None:
+    with http_server(api.reply) as url:
+        asked = ["evaluate", str(photos), "--api", f"{url}/classify", "--batch", "4", "--name", "dogs"]
+        ended = launch(*asked)
+    assert ended.code == 0, ended.err
+    assert [body.count(b"filename=") for _, _, body in sorted(api.asked, key=lambda one: -len(one[2]))] == [4, 4, 2]
+    assert {headers["authorization"][:16] for _, headers, _ in api.asked} == {"AWS4-HMAC-SHA256"}
+    with (tmp_path / "build" / "evaluation" / "dogs" / "answers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    assert [row["path"] for row in rows if row["error"]] == [f"{CLASSES[0]}/6.jpg"]
+    for row in rows:
+        if not row["error"]:
+            status, alone = call(event((photos / row["path"]).read_bytes(), "image/jpeg"))
+            assert (status, row["prediction"]) == (200, alone["predictions"][0]["label"])
+            assert float(row["probability"]) == pytest.approx(alone["predictions"][0]["probability"], abs=1e-4)
+    assert "4 images in a request" in (tmp_path / "build" / "evaluation" / "dogs" / "evaluation.html").read_text()
+
+
+def test_an_api_that_does_not_allow_it_ends_an_evaluation(
+    launch: Launch, platform: Platform, api: Api, photos: Path, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("abc\n")
+    api.refuses = (401, {}, b'{"message": "Unauthorized"}')
+    with http_server(api.reply) as url:
+        ended = launch("evaluate", str(photos), "--api", f"{url}/classify", "--token-file", str(token))
+    assert (ended.code, ended.out) == (1, "")
+    assert "401, Unauthorized: give a valid token by --token-file" in ended.err
+    assert api.asked[0][1]["authorization"] == "Bearer abc"
+    ended = launch("evaluate", str(photos), "--api", "https://nowhere.invalid/classify", "--token-file", "nothing")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--token-file nothing is no file" in ended.err

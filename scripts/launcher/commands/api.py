@@ -222,7 +222,7 @@ def _test(calls: Sequence[Call], context: Context) -> int:
         body = arguments.files[0].read_bytes()
     else:
         boundary = uuid.uuid4().hex
-        content_type, body = f"{content_type}; boundary={boundary}", _form(arguments.files, boundary)
+        content_type, body = f"{content_type}; boundary={boundary}", form(arguments.files, boundary)
     token = arguments.token_file.read_text(encoding="utf-8").strip() if arguments.token_file else None
     answer = gateway.post(url, body, content_type, region=context.settings.region, token=token)
     context.say(f"{answer.status} in {answer.elapsed_s:.2f} s from {url}")
@@ -230,7 +230,7 @@ def _test(calls: Sequence[Call], context: Context) -> int:
     try:
         predictions = json.loads(text)["predictions"]
     except (ValueError, KeyError, TypeError):
-        raise OutcomeError(_refused(answer.status, text, outputs["CallerResource"])) from None
+        raise OutcomeError(refused(answer.status, text, outputs["CallerResource"])) from None
     if arguments.json:
         print(text.rstrip("\n"))
     else:
@@ -289,7 +289,7 @@ def _media_type(file: Path) -> str:
     return hosting.IMAGE_SUFFIXES.get(file.suffix.lower(), _ANY_IMAGE)
 
 
-def _form(files: Sequence[Path], boundary: str) -> bytes:
+def form(files: Sequence[Path], boundary: str) -> bytes:
     """The files as RFC 7578 has them. Their own names are not sent: they could hold anything, and nobody reads them."""
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{place}"\r\n'
@@ -309,7 +309,7 @@ def _row(prediction: dict[str, Any]) -> tuple[str, str]:
     return str(best[0]["label"]), ", ".join(f"{one['probability']:.1%} {one['label']}" for one in best)
 
 
-def _refused(status: int, text: str, resource: str) -> str:
+def refused(status: int, text: str, resource: str) -> str:
     """What the function says, or API Gateway before it was asked."""
     try:
         document = json.loads(text)

@@ -1,10 +1,11 @@
 """Measure how good a model is on a folder of labelled images, and whether another one is better.
 
 DATA holds one folder of images per class, named like the class; of train, valid and test it takes test. What is asked
-is a bundle of this machine, which is served for as long as that takes, an endpoint, or a running server:
+is a bundle of this machine, which is served for as long as that takes, an endpoint, its API, or a running server:
 
   launch.py evaluate dogs/test --model build/ml/model           or a model.tar.gz
   launch.py evaluate dogs/test --endpoint dogs                  --local: one that `deploy --local` started
+  launch.py evaluate dogs/test --api https://ID.execute-api.REGION.amazonaws.com/classify       --batch 8 images each
   launch.py evaluate dogs/test --url http://127.0.0.1:8080      make local-serve, say: the model in its image
 
 build/evaluation/NAME then holds evaluation.html, which needs nothing beside it, evaluation.json, and answers.csv with
@@ -35,7 +36,7 @@ from tqdm import tqdm
 from dogbreed.evaluation import answers
 from dogbreed.evaluation.answers import ResultError, Row, Run
 from scripts.launcher import arguments as types
-from scripts.launcher.commands import predict
+from scripts.launcher.commands import batches, predict
 from scripts.launcher.context import Context
 from scripts.launcher.errors import OutcomeError, SettingError
 from scripts.launcher.evaluation import labelled, models
@@ -60,8 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--model", type=Path, metavar="MODEL", help="folder of a bundle, or a model.tar.gz")
     asked.add_argument("--endpoint", dest="target", metavar="NAME", help="endpoint to ask")
     asked.add_argument("--url", metavar="URL", help="server to ask, http://127.0.0.1:8080 say")
+    asked.add_argument("--api", metavar="URL", help="route of `launch.py api deploy` to ask, signed, in batches")
     asked.add_argument("--results", type=Path, metavar="FOLDER", help="take the answers of an earlier evaluation")
     parser.add_argument("--local", action="store_true", help="--endpoint is a local one, and nothing of AWS")
+    parser.add_argument(
+        "--batch", type=types.positive, default=8, metavar="N", help="--api: images in a request (default %(default)s)"
+    )
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="--api: holds the token, where it wants one")
     parser.add_argument("--against", metavar="MODEL", help="compare with this bundle, or with these earlier results")
     parser.add_argument("--name", type=types.job_name, metavar="NAME", help="of the results; default by what is asked")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"in the place of {_RESULTS}/NAME")
@@ -73,6 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def needs_region(arguments: argparse.Namespace) -> bool:
     """Whether the command talks to AWS at all."""
+    if arguments.api is not None:
+        return arguments.token_file is None
     return arguments.target is not None and not arguments.local
 
 
@@ -84,16 +92,21 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
         _read(arguments.results)
     if arguments.against is not None and (there := _results_of(arguments.against)):
         _read(there)
-    asked = []
-    if arguments.results is None:
+    if arguments.token_file is not None and not arguments.token_file.is_file():
+        raise SettingError(f"--token-file {arguments.token_file} is no file")
+    asked: list[tuple[str | None, str | None]] = []
+    if arguments.api is None and arguments.results is None:
         asked.append(_own_address(arguments))
     if arguments.against is not None and not _results_of(arguments.against):
         models.find(Path(arguments.against))
         asked.append((_OTHER, None))
-    if not asked:
+    if not asked and arguments.api is None:
         return []
     _, images = _images(arguments)
-    return [
+    through = (
+        [] if arguments.api is None else batches.requests([one.file for one in images], arguments.api, arguments.batch)
+    )
+    return through + [
         predict.request(image.file, attributes=_ATTRIBUTES, url=url, endpoint=endpoint)
         for url, endpoint in asked
         for image in images
@@ -155,12 +168,20 @@ def _named(arguments: argparse.Namespace) -> tuple[str, str]:
     if arguments.model is not None:
         model = models.find(arguments.model)
         name, target = model.name, f"the bundle {model.path}"
+    elif arguments.api is not None:
+        place = urlsplit(arguments.api).netloc or arguments.api
+        name, target = f"api-{_plain(place)}", f"the API {arguments.api}, {arguments.batch} images in a request"
     elif arguments.endpoint is not None:
         name, target = arguments.endpoint, f"the endpoint {arguments.endpoint}"
     else:
         place = urlsplit(arguments.url).netloc or arguments.url
-        name, target = re.sub("[^a-zA-Z0-9]+", "-", place).strip("-"), f"the server {arguments.url}"
+        name, target = _plain(place), f"the server {arguments.url}"
     return arguments.name or name, target
+
+
+def _plain(place: str) -> str:
+    """An address as a name."""
+    return re.sub("[^a-zA-Z0-9]+", "-", place).strip("-")
 
 
 def _results_of(text: str) -> Path | None:
@@ -202,7 +223,9 @@ def _ask(calls: Sequence[Call], context: Context, folder: Path, *, name: str, ta
     labels: tuple[str, ...] = ()
     rows: list[Row] = []
     began_s = time.perf_counter()
-    given = predict.ask_all(calls, context, parallel)
+    through_api = context.arguments.api is not None and calls[0].parameters["Url"].startswith(context.arguments.api)
+    ask_all = batches.ask_all if through_api else predict.ask_all
+    given = ask_all(calls, context, parallel)
     with tqdm(given, total=len(images), unit="image", desc=name, leave=False, disable=None) as bar:
         for image, answer in zip(images, bar, strict=True):
             path = image.file.relative_to(data).as_posix()
