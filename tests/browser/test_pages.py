@@ -1,6 +1,7 @@
-"""The pages of insight in headless Chromium: no console errors, every picture there, nothing wider than the screen.
+"""The pages of insight, evaluation and curation in headless Chromium.
 
-Skipped, with the reason printed, where there is no Chromium. Screenshots are left in build/screenshots for looking at.
+No console errors, every picture there, nothing wider than the screen. Skipped, with the reason printed, where there is
+no Chromium. Screenshots are left in build/screenshots for looking at.
 """
 
 from __future__ import annotations
@@ -16,14 +17,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from local_test import make_data
+from tests.unit.evaluation.test_page import results
 from tests.unit.insight.evidence_made import losses, system, times
 
+from dogbreed.curation import page as curation_page
+from dogbreed.curation.finds import Copies, Curation, LabelError, Photo
+from dogbreed.curation.overlaps import Overlap
+from dogbreed.evaluation import figures
+from dogbreed.evaluation import page as evaluation_page
 from dogbreed.insight import compare, profile, report
 from dogbreed.insight.evidence import Evidence
 from dogbreed.insight.photos import wrong_photo
 from dogbreed.insight.report import EpochRecord, JobRecord
 from dogbreed.insight.rules.registry import RULES, evaluate
 from dogbreed.insight.timeline import Operator
+from dogbreed.statistics import Interval
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
@@ -36,6 +44,9 @@ PROBE = """<script>addEventListener("load", () => { document.title = JSON.string
   broken: [...document.images].filter(i => !i.complete || !i.naturalWidth).length, images: document.images.length,
   pictures: document.querySelectorAll("svg[role=img]").length, wide: document.documentElement.scrollWidth,
   screen: innerWidth, unlabelled: document.querySelectorAll("svg[role=img]:not([aria-label]), img:not([alt])").length,
+  rows: Object.values([...document.querySelectorAll(".tiles")].flatMap(
+    (list, number) => [...list.children].map(tile => number + "/" + tile.offsetTop)
+  ).reduce((counts, row) => ({ ...counts, [row]: (counts[row] || 0) + 1 }), {})),
   outside: [...document.querySelectorAll("[src], [href]")].filter(e => /^https?:/.test(e.src || e.href)).length,
 }); });</script>"""
 
@@ -127,7 +138,48 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     compared = folder / "compare.html"
     compared.write_text(compare.render(jobs), encoding="utf-8")
-    return {"report": full, "comparison": compared}
+    return {
+        "report": full,
+        "comparison": compared,
+        "evaluation": evaluated(folder),
+        "curation": curation_page.write(curated(folder), folder / "curation"),
+    }
+
+
+def evaluated(folder: Path) -> Path:
+    """The page of an evaluation: nine photos were answered wrong, one image not at all."""
+    data = folder / "evaluated"
+    run, rows = results("mobilenet-v2-1a2b3c4d", data)
+    for number, row in enumerate(row for row in rows if not row.right and not row.error):
+        (data / row.path).parent.mkdir(parents=True, exist_ok=True)
+        make_data.draw("circle", np.random.default_rng(number), 200).save(data / row.path)
+    file = folder / "evaluation.html"
+    file.write_text(evaluation_page.render(run, rows, figures.evaluate(run, rows)), encoding="utf-8")
+    return file
+
+
+def curated(folder: Path) -> Curation:
+    """What is found in photos with the names that real ones have: eight labels, two groups of copies, two pairs."""
+    photos = []
+    for number in range(8):
+        file = folder / "train" / f"{number:03d}.{LABELS[number % 6]}" / f"{LABELS[number % 6]}_{number:05d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        make_data.draw("star", np.random.default_rng(number), 200).save(file)
+        photos.append(Photo(file, "validation" if number % 3 else "train", number % 6))
+    interval = Interval(0.3, 0.62)
+    return Curation(
+        labels=tuple(LABELS),
+        images={"train": 750, "validation": 240, "test": 240},
+        accuracy=0.896,
+        not_judged=3,
+        label_errors=tuple(LabelError(photo, (photo.index + 1) % 6, 0.01, 0.93) for photo in photos),
+        copies=(Copies(tuple(photos[:2]), 0.97), Copies(tuple(photos), 0.93)),
+        merges=(
+            Overlap(0, 5, (40, 40), (18, 20), 0.475, interval, True, 0.896, 0.92),
+            Overlap(1, 4, (40, 40), (9, 11), 0.25, Interval(0.17, 0.36), False, 0.896, 0.9),
+        ),
+        notes=("The 240 test images are left out.",),
+    )
 
 
 def look(page: Path, width: int, scheme: str) -> Iterator[str]:
@@ -172,7 +224,7 @@ def look(page: Path, width: int, scheme: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["comparison", "report"])
+@pytest.mark.parametrize("name", ["comparison", "curation", "evaluation", "report"])
 def test_a_page_is_whole_in_a_browser(pages: dict[str, Path], name: str, width: int, scheme: str) -> None:
     said, title = look(pages[name], width, scheme)
     assert "CONSOLE" not in said
@@ -181,7 +233,8 @@ def test_a_page_is_whole_in_a_browser(pages: dict[str, Path], name: str, width: 
     assert found["outside"] == 0, "nothing is fetched from a network"
     assert found["unlabelled"] == 0
     assert found["wide"] <= found["screen"] == width, "nothing but tables scrolls sideways"
-    assert found["pictures"] >= (4 if name == "comparison" else 10)
-    if name == "report":
-        assert found["images"] == 4
+    assert found["pictures"] >= {"comparison": 4, "curation": 0, "evaluation": 3, "report": 10}[name]
+    assert found["images"] == {"comparison": 0, "curation": 16, "evaluation": 9, "report": 4}[name]
+    if width > 640:
+        assert min(found["rows"]) > 1, "no tile stands alone in its row"
     assert pages[name].stat().st_size < 3_000_000
