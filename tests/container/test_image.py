@@ -94,7 +94,7 @@ def test_it_serves_answers_and_stops_in_time(endpoint: Endpoint, data: Path) -> 
     # With what is left of Captum and OpenVINO in the image.
     status, text = endpoint.ask("/invocations?return=heatmap", photo)
     assert status == 200, text
-    assert json.loads(text)["predictions"][0]["heatmap"]
+    assert json.loads(text)["predictions"][0]["heat_map"]
 
     status, text = endpoint.ask("/invocations", b"no image")
     assert status == 400
