@@ -1,7 +1,7 @@
 """Rules on jobs that really train: for every rule on a network one job that must trigger it and one that must not.
 
-The jobs are seconds long and draw their own data. What the hook saves is read back through smdebug as well and put
-through its `invoke_rule`, so that rules written for SageMaker Debugger find what they expect.
+The jobs are seconds long and draw their own data. What the hook saves is read back through smdebug as well, and each
+rule is put through its `invoke_rule`, so that rules written for SageMaker Debugger find what they expect.
 """
 
 from __future__ import annotations
@@ -188,13 +188,20 @@ JOBS = {
 
 @pytest.mark.parametrize("name", sorted(JOBS))
 def test_a_job_that_must_trigger_a_rule_does_and_one_that_must_not_does_not(tmp_path: Path, name: str) -> None:
-    rules, (sick, how_sick), (well, how_well) = JOBS[name]
-    evidence, _ = train(tmp_path / "sick", rules, sick(), **how_sick)  # type: ignore[arg-type]
-    verdict = evaluate(parse_rules(rules), evidence)[0]
-    assert verdict.status is Status.ISSUES_FOUND, verdict.evidence
-    evidence, _ = train(tmp_path / "well", rules, well(), **how_well)  # type: ignore[arg-type]
-    verdict = evaluate(parse_rules(rules), evidence)[0]
-    assert verdict.status is Status.NO_ISSUES_FOUND, verdict.evidence
+    """In memory, and by smdebug's `invoke_rule` on what its reader finds of the tensors that the rule declares."""
+    from tests.contract.declared_rule import fires
+
+    rules, *jobs = JOBS[name]
+    for job, must, status in zip(jobs, (True, False), (Status.ISSUES_FOUND, Status.NO_ISSUES_FOUND), strict=True):
+        model, how = job
+        evidence, folder = train(tmp_path / str(must), rules, model(), **how)  # type: ignore[arg-type]
+        rule = parse_rules(rules)[0]
+        verdict = evaluate([rule], evidence)[0]
+        assert verdict.status is status, verdict.evidence
+        fired, invoked = fires(folder, rule)
+        assert fired is must
+        read = rule.judge(invoked.evidence())
+        assert (read.status, read.violations, read.datapoints) == (status, verdict.violations, verdict.datapoints)
 
 
 def test_a_starved_loop_is_told_how_much_it_waited(tmp_path: Path) -> None:

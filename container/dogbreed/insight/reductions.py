@@ -16,7 +16,9 @@ from torch import Tensor
 STATISTICS = ("min", "max", "mean", "variance", "abs_mean", "zeros")
 """What `statistics` gives, in this order; see `evidence.Reading`."""
 EXTRA = ("zeros", "p5", "p95", "change", "largest_change", "before")
-"""What stands, in this order, in the saved tensor ``insight/NAME`` beside smdebug's own reductions; NaN is unknown."""
+"""What stands, in this order, in the saved tensor ``insight/NAME`` beside smdebug's own reductions."""
+UNKNOWN = -math.inf
+"""Stands there for what was not computed: a statistic of a network that diverged may itself be NaN."""
 PLACES = {
     ("min", False): 0,
     ("max", False): 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.insight.evidence import Answers, Losses, Point, Reading, Readings, Tensors
-from dogbreed.insight.reductions import EXTRA, PLACES
+from dogbreed.insight.reductions import EXTRA, PLACES, UNKNOWN
 from dogbreed.insight.saveplan import KEPT, quieten_smdebug
 
 
@@ -40,7 +39,7 @@ def read(folder: Path) -> tuple[Losses, Tensors, Answers]:
                 for reduction, absolute in PLACES
             }
             extra = trial.tensor(f"insight/{name}").value(step, mode=modes.TRAIN)
-            numbers |= {one: float(value) for one, value in zip(EXTRA, extra, strict=True) if not math.isnan(value)}
+            numbers |= {one: float(value) for one, value in zip(EXTRA, extra, strict=True) if value != UNKNOWN}
             units = trial.tensor(f"units/{name}").value(step, mode=modes.TRAIN) if f"units/{name}" in known else None
             readings.append(Reading(step, numbers, units))
         tensors.setdefault(collection, {})[name] = tuple(readings)

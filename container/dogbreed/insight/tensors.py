@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from dogbreed.deferred import is_compiled
 from dogbreed.insight.evidence import Answers, Losses, Point, Reading, Readings, Tensors
 from dogbreed.insight.passes import Labels, Pass
-from dogbreed.insight.reductions import EXTRA, PLACES, STATISTICS, Together, sample, share, summarise
+from dogbreed.insight.reductions import EXTRA, PLACES, STATISTICS, UNKNOWN, Together, sample, share, summarise
 from dogbreed.insight.rules.common import Need
 from dogbreed.insight.saved import read, read_losses
 from dogbreed.insight.saveplan import (
@@ -76,7 +76,7 @@ _KEPT_LOSSES = 20_000
 _FLUSH_S = 30.0
 _FLUSH_ENTRIES = 20_000
 _FLUSH_BYTES = 64 * 1024 * 1024
-_REST_S = 1.0
+_REST_S = 4.0
 """Passes that are shorter are looked at together."""
 
 Mode = Literal["train", "validation", "test"]
@@ -351,7 +351,7 @@ class TensorHook:
     def evidence(self) -> tuple[Losses, Tensors, Answers, Mapping[str, str]]:
         """Losses, tensors and answers kept so far, and why the others are missing; for `evidence.Evidence`.
 
-        In another thread than the hook's own those of the passes that ended less than a second ago may be absent.
+        In another thread than the hook's own those of the passes that ended in the last seconds may be absent.
         """
         if not self._off and self._pending.ended and threading.get_ident() == self._thread:
             with self._guarded():
@@ -648,7 +648,7 @@ class TensorHook:
         self, name: str, statistics: Tensor, sampled: Mapping[str, Tensor], units: Tensor | None
     ) -> None:
         """Statistics that smdebug has no name for, as tensors of their own."""
-        unknown = statistics.new_tensor(math.nan)
+        unknown = statistics.new_tensor(UNKNOWN)
         known = {"zeros": statistics[STATISTICS.index("zeros")], **sampled}
         self._queue(f"insight/{name}", torch.stack([known.get(one, unknown).to(statistics.dtype) for one in EXTRA]))
         if units is not None:

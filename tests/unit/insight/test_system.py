@@ -1,14 +1,50 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.unit.insight.evidence_made import system as machine
 
 from dogbreed.insight import system
+from dogbreed.insight.rules.machine import (
+    BatchSize,
+    CPUBottleneck,
+    GPUMemoryIncrease,
+    IOBottleneck,
+    LoadBalancing,
+    LowGPUUtilization,
+)
 from dogbreed.insight.system import Gpus, Machine, Sample, SystemSampler
+from dogbreed.insight.verdicts import Status
 
 MINUTE = 1_700_000_040.0  # a full minute
+HALF_IDLE = np.where(np.arange(1200) % 10 < 6, 5.0, 95.0)
+# A machine that must trigger a rule, and one that must not: those of the rules' own tests.
+MACHINE_JOBS = {
+    type(rule).__name__: (rule, sick, well)
+    for rule, sick, well in (
+        (LowGPUUtilization(), machine(gpu=(60.0,)), machine(gpu=(75.0,))),
+        (CPUBottleneck(), machine(gpu=(HALF_IDLE,), cpu=95.0), machine(gpu=(HALF_IDLE,), cpu=85.0)),
+        (IOBottleneck(), machine(gpu=(HALF_IDLE,), iowait=60.0), machine(gpu=(HALF_IDLE,), iowait=40.0)),
+        (
+            BatchSize(),
+            machine(gpu=(60.0,), cpu=60.0, memory=(60.0,)),
+            machine(gpu=(60.0,), cpu=60.0, memory=(75.0,)),
+        ),
+        (
+            GPUMemoryIncrease(),
+            machine(memory=(np.where(np.arange(1200) < 1100, 40.0, 46.0),)),
+            machine(memory=(40.0,)),
+        ),
+        (
+            LoadBalancing(),
+            machine(gpu=(90.0, 10.0), memory=(50.0, 50.0)),
+            machine(gpu=(90.0, 90.0), memory=(50.0, 50.0)),
+        ),
+    )
+}
 
 
 class Probe:
@@ -182,3 +218,61 @@ def test_every_event_is_one_json_object(tmp_path):
     (file,) = tmp_path.rglob("*.json")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert {"Type", "Name", "Dimension", "Value", "NodeId", "Timestamp"} == set(lines[0])
+
+
+class Replay:
+    """A machine that did what a rule's test says."""
+
+    def __init__(self, samples):
+        self.samples = samples
+        self.looks = 0
+
+    def look(self):
+        now, self.looks = self.looks, self.looks + 1
+        told = self.samples
+        return Sample(
+            cpu=tuple(told.cpu[now].tolist()),
+            iowait=float(told.iowait[now]),
+            memory=float(told.memory[now]),
+            gpu=tuple(told.gpu[now].tolist()),
+            gpu_memory=tuple(told.gpu_memory[now].tolist()),
+        )
+
+
+def read_by_smdebug(folder, samples):
+    """The samples of a profiler's folder, through smdebug's reader."""
+    from smdebug.profiler.system_metrics_reader import LocalSystemMetricsReader
+
+    events = LocalSystemMetricsReader(str(folder)).get_events(int(MINUTE * 1e6), int((MINUTE + 3600) * 1e6))
+    series = {}
+    for event in sorted(events, key=lambda one: one.timestamp):
+        series.setdefault((event.dimension, event.name), []).append(event.value)
+
+    def table(dimension, kind):
+        names = [f"{kind}{number}" for number in range(16)]
+        return np.array([series[dimension, name] for name in names if (dimension, name) in series], np.float32).T
+
+    return replace(
+        samples,
+        cpu=table("CPUUtilization", "cpu"),
+        gpu=table("GPUUtilization", "gpu"),
+        gpu_memory=table("GPUMemoryUtilization", "gpu"),
+        iowait=np.array(series["I/OWaitPercentage", "total"], np.float32),
+        memory=np.array(series["MemoryUtilization", "MemoryUsedPercent"], np.float32),
+    )
+
+
+@pytest.mark.parametrize("rule", sorted(MACHINE_JOBS))
+def test_machine_rules_say_the_same_of_what_smdebugs_reader_finds(tmp_path, rule):
+    pytest.importorskip("smdebug")
+    judged, *jobs = MACHINE_JOBS[rule]
+    for told, status in zip(jobs, (Status.ISSUES_FOUND, Status.NO_ISSUES_FOUND), strict=True):
+        samples = told.system
+        folder = tmp_path / status.value
+        sampled(folder, len(samples.times_s), probe=Replay(samples))
+        read = read_by_smdebug(folder, samples)
+        for name in ("cpu", "gpu", "gpu_memory", "iowait", "memory"):
+            np.testing.assert_allclose(getattr(read, name), getattr(samples, name), atol=0.005, err_msg=name)
+        before, after = judged.judge(told), judged.judge(replace(told, system=read))
+        assert before.status is status
+        assert (after.status, after.violations, after.evidence) == (status, before.violations, before.evidence)
