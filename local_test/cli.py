@@ -22,7 +22,7 @@ from local_test.simulator.subjects import SubjectError
 _COMMANDS: tuple[str, ...] = ("train", "tune", "serve", "transform", "check", "stop", "spot")
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_INTERRUPTED_PIPE = 141  # 128 + SIGPIPE
+_READER_GONE = 141  # 128 + SIGPIPE
 
 
 class UsageError(Exception):
@@ -31,10 +31,21 @@ class UsageError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code, 2 for arguments that cannot be used, 130 after Ctrl-C."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `| head` does; what Python still holds of it must not be tried again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _READER_GONE
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.module.run(arguments)
-        sys.stdout.flush()
         return code
     except (UsageError, SubjectError) as error:
         print(f"local_test {arguments.command}: {error}", file=sys.stderr)
@@ -42,10 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has gone, as `| head` does; what Python still holds of it must not be tried again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _INTERRUPTED_PIPE
 
 
 def _parser() -> argparse.ArgumentParser:
