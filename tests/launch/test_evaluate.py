@@ -212,7 +212,7 @@ def test_answers_of_nothing_are_an_error(launch: Launch, here: Path, data: Path)
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("photos",), "one of the arguments --model --endpoint --url --results is required"),
+        (("photos",), "one of the arguments --model --endpoint --url --api --results is required"),
         (("photos", "--model", "nowhere"), "nowhere is no model: there is nothing of that name"),
         (("photos", "--model", "photos"), "photos is no model: it holds 001.Akita, 002.Beagle, Zebra; give a folder"),
         (("photos", "--model", "photos/001.Akita/0.jpg"), "cannot be read as model.tar.gz"),

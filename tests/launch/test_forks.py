@@ -34,6 +34,8 @@ TINY = {
     "batch-size": "4",
     "insight": "false",
 }
+# Thousands of batches, read anew in every epoch: it is still at work when a test looks at it.
+SLOW = {**TINY, "trainable": "all", "cache": "false", "epochs": "1000", "patience": "0"}
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks trials")
 PATIENCE_S = 120
 
@@ -72,7 +74,8 @@ def end(trial: Started) -> Started:
 
 def until_printed(trial: Started, text: str) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while text not in (trial.folder / "log").read_text():
+    log = trial.folder / "log"
+    while not log.exists() or text not in log.read_text():
         assert not trial.ended
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -94,7 +97,7 @@ def test_a_fork_ends_as_a_process_does(forks: Forks, order: Order) -> None:
 @LINUX
 @pytest.mark.timeout(300)
 def test_two_forks_have_their_own_folder_log_name_and_session(forks: Forks, order: Order, tmp_path: Path) -> None:
-    slow = {**TINY, "epochs": "500", "patience": "0"}
+    slow = SLOW
     orders = [replace(order, folder=tmp_path / f"trial-{one}", hyperparameters=slow, cores=[one]) for one in (0, 1)]
     if not {0, 1} <= os.sched_getaffinity(0):
         orders = [replace(one, cores=[]) for one in orders]
@@ -145,7 +148,7 @@ def test_a_folder_that_cannot_be_laid_out_is_one_sentence(forks: Forks, order: O
 @pytest.mark.timeout(300)
 def test_a_server_that_is_lost_takes_its_trials_along_and_is_started_anew(order: Order, tmp_path: Path) -> None:
     forks = Forks(tmp_path)
-    trial = start(forks, replace(order, hyperparameters={**TINY, "epochs": "500", "patience": "0"}))
+    trial = start(forks, replace(order, hyperparameters=SLOW))
     until_printed(trial, "epoch=1;")
     parent = Path(f"/proc/{trial.running.pid}/stat").read_text().rsplit(")", 1)[1].split()[1]  # type: ignore[attr-defined]
     os.kill(int(parent), signal.SIGKILL)

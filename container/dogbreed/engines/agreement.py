@@ -20,6 +20,9 @@ MAX_ACCURACY_LOSS = 0.002
 MAX_CHANGED = 0.01
 """And give another answer for one image in a hundred, be it better or worse."""
 
+MAX_PROBABILITY_CHANGE = 0.05
+"""And move no probability by more than 5 points, of any class of any image: a threshold of a user's would notice."""
+
 MIN_IMAGES = 200
 """Fewer prove nothing: of 200 images without a change, up to 1.5% may still change (the rule of three, 95%)."""
 
@@ -66,6 +69,11 @@ class Agreement:
             return f"it lost {100 * loss:.2f} points of validation accuracy, allowed are {100 * MAX_ACCURACY_LOSS:g}"
         if self.changed > MAX_CHANGED * self.images:
             return f"it changed {self.changed} of {self.images} validation answers, allowed is {MAX_CHANGED:.0%}"
+        if self.max_probability_change > MAX_PROBABILITY_CHANGE:
+            return (
+                f"it moved a probability by {100 * self.max_probability_change:.1f} points, allowed are "
+                f"{100 * MAX_PROBABILITY_CHANGE:g}"
+            )
         return None
 
     def __str__(self) -> str:

@@ -36,7 +36,8 @@ from tqdm import tqdm
 from dogbreed.evaluation import answers
 from dogbreed.evaluation.answers import ResultError, Row, Run
 from scripts.launcher import arguments as types
-from scripts.launcher.commands import batches, predict
+from scripts.launcher import batches
+from scripts.launcher.commands import predict
 from scripts.launcher.context import Context
 from scripts.launcher.errors import OutcomeError, SettingError
 from scripts.launcher.evaluation import labelled, models

@@ -8,7 +8,7 @@ import torch
 
 from dogbreed.engines.agreement import Agreement, compare
 
-GOOD = Agreement(images=400, changed=4, accuracy_reference=0.9, accuracy=0.8981, max_probability_change=0.2)
+GOOD = Agreement(images=400, changed=4, accuracy_reference=0.9, accuracy=0.8981, max_probability_change=0.05)
 
 
 def test_what_is_compared():
@@ -30,6 +30,7 @@ def test_within_the_bound_there_is_no_objection():
         ({"images": 199, "changed": 0}, "only 199 validation images were compared, 200 are needed"),
         ({"changed": 5}, "it changed 5 of 400 validation answers, allowed is 1%"),
         ({"accuracy": 0.8975}, "it lost 0.25 points of validation accuracy, allowed are 0.2"),
+        ({"max_probability_change": 0.139}, "it moved a probability by 13.9 points, allowed are 5"),
     ],
 )
 def test_beyond_the_bound_the_objection_says_what_was_found(changes, objection):
@@ -47,5 +48,5 @@ def test_something_else_is_not_read(document):
 
 
 def test_in_words():
-    assert str(GOOD) == ("4 of 400 answers changed, accuracy 0.8981 against 0.9000, probabilities moved by up to 0.200")
+    assert str(GOOD) == ("4 of 400 answers changed, accuracy 0.8981 against 0.9000, probabilities moved by up to 0.050")
     assert not math.isnan(GOOD.max_probability_change)
