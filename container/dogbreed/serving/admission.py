@@ -41,9 +41,11 @@ class Gate:
         self._waiting = waiting
         self._patience_s = patience_s
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._running = 0
-        self._queue: deque[object] = deque()
+        # Of those who wait, in order: each has a lock of its own, which is released when its turn has come. A condition
+        # that all wait for would wake all of them at every change, to fight for the interpreter.
+        self._queue: deque[threading.Lock] = deque()
         self._refused = 0
 
     @property
@@ -54,26 +56,28 @@ class Gate:
     @property
     def running(self) -> int:
         """Calls inside the gate now."""
-        with self._changed:
+        with self._lock:
             return self._running
 
     @property
     def waiting(self) -> int:
         """Calls in the queue now."""
-        with self._changed:
+        with self._lock:
             return len(self._queue)
 
     @property
     def refused(self) -> int:
         """Calls turned away so far, whatever the reason."""
-        with self._changed:
+        with self._lock:
             return self._refused
 
     def widen(self, slots: int) -> None:
         """Lets so many calls run at once from now on, at least as many as before."""
-        with self._changed:
+        with self._lock:
             self._slots = max(self._slots, slots)
-            self._changed.notify_all()
+            while self._queue and self._running < self._slots:
+                self._running += 1
+                self._queue.popleft().release()
 
     @contextmanager
     def turn(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
@@ -99,35 +103,53 @@ class Gate:
             ServerBusyError: the queue is full.
             WaitedTooLongError: this call has waited longer than its patience.
         """
-        with self._changed:
-            if self._running >= self._slots or self._queue:
-                self._wait()
-            self._running += 1
+        with self._lock:
+            if self._running < self._slots and not self._queue:
+                self._running += 1
+                return self
+            if len(self._queue) >= self._waiting:
+                self._refused += 1
+                raise ServerBusyError(f"{self._running} requests run and {len(self._queue)} wait; try again later")
+            ticket = threading.Lock()
+            ticket.acquire()
+            self._queue.append(ticket)
+        self._wait(ticket)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._changed:
-            self._running -= 1
-            self._changed.notify_all()
+        with self._lock:
+            self._hand_over()
 
-    def _wait(self) -> None:
-        if len(self._queue) >= self._waiting:
-            self._refused += 1
-            raise ServerBusyError(f"{self._running} requests run and {len(self._queue)} wait; try again later")
-        ticket = object()
+    def _wait(self, ticket: threading.Lock) -> None:
+        """Returns when the slot of another has been handed over to this call."""
         arrived = self._clock()
-        self._queue.append(ticket)
+        taken = False
         try:
-            self._changed.wait_for(
-                lambda: self._queue[0] is ticket and self._running < self._slots, timeout=self._patience_s
-            )
+            ticket.acquire(timeout=-1 if self._patience_s is None else self._patience_s)
             waited_s = self._clock() - arrived
-            if self._patience_s is not None and waited_s >= self._patience_s:
-                self._refused += 1
-                raise WaitedTooLongError(f"no turn within {waited_s:.0f} seconds; try again later")
+            with self._lock:
+                in_time = self._patience_s is None or waited_s < self._patience_s
+                taken = in_time and ticket not in self._queue
+                if not taken:
+                    self._refused += 1
+                    raise WaitedTooLongError(f"no turn within {waited_s:.0f} seconds; try again later")
         finally:
+            if not taken:
+                with self._lock:
+                    self._give_up(ticket)
+
+    def _give_up(self, ticket: threading.Lock) -> None:
+        """Leaves the queue, or passes on what has been handed over in the meantime."""
+        if ticket in self._queue:
             self._queue.remove(ticket)
-            # The one behind is now at the head, and may find another slot free.
-            self._changed.notify_all()
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Gives a slot that has come free to whoever has waited longest, and wakes nobody else."""
+        if self._queue:
+            self._queue.popleft().release()
+        else:
+            self._running -= 1
