@@ -1,7 +1,7 @@
 """OpenVINO on the CPU: up to twice torch's speed. Optional: the `openvino` package may be absent.
 
-The network is traced and converted in memory, in 0.3 s (ResNet-18) to 2 s (DenseNet-121); nothing is written. OpenVINO's
-own entry point for that, `convert_model`, reports its use to its makers over the network, so its parts are called
+The network is traced and converted in memory, in 0.3 s (ResNet-18) to 2 s (DenseNet-121); nothing is written.
+OpenVINO's own entry point, `convert_model`, reports its use to its makers over the network, so its parts are called
 directly; the import of the package alone does that too, and is kept from it.
 
 Into an engine go pixels as they are, uint8 and channels last, and the graph normalises them; into a network what its
