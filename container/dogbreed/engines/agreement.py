@@ -32,11 +32,12 @@ class Agreement:
     """What a comparison found.
 
     Attributes:
-        images: that were compared.
+        images: that were compared; fewer than there were when those were enough to refuse the engine.
         changed: whose best class is another one.
         accuracy_reference: of float32, in [0, 1].
         accuracy: of the engine, in [0, 1].
         max_probability_change: over all images and classes, in [0, 1].
+        of_images: that there were to compare; None: all were compared.
     """
 
     images: int
@@ -44,6 +45,7 @@ class Agreement:
     accuracy_reference: float
     accuracy: float
     max_probability_change: float
+    of_images: int | None = None
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Agreement:
@@ -58,27 +60,36 @@ class Agreement:
             accuracy_reference=float(document["accuracy_reference"]),
             accuracy=float(document["accuracy"]),
             max_probability_change=float(document["max_probability_change"]),
+            # Bundles of before know of none.
+            of_images=None if document.get("of_images") is None else int(document["of_images"]),
         )
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the engine may not be used, whatever the images that were not compared would show."""
+        allowed = MAX_CHANGED * (self.images if self.of_images is None else self.of_images)
+        return self.changed > allowed or not self.max_probability_change <= MAX_PROBABILITY_CHANGE  # also of a NaN
 
     def objection(self) -> str | None:
         """Why the engine may not be used; None when it may."""
+        if self.changed > MAX_CHANGED * self.images:
+            return f"it changed {self.changed} of {self.images} validation answers, allowed is {MAX_CHANGED:.0%}"
+        if not self.max_probability_change <= MAX_PROBABILITY_CHANGE:  # also of a NaN
+            return (
+                f"it moved a probability by {100 * self.max_probability_change:.1f} points, allowed are "
+                f"{100 * MAX_PROBABILITY_CHANGE:g}"
+            )
         if self.images < MIN_IMAGES:
             return f"only {self.images} validation images were compared, {MIN_IMAGES} are needed"
         loss = self.accuracy_reference - self.accuracy
         if loss > MAX_ACCURACY_LOSS:
             return f"it lost {100 * loss:.2f} points of validation accuracy, allowed are {100 * MAX_ACCURACY_LOSS:g}"
-        if self.changed > MAX_CHANGED * self.images:
-            return f"it changed {self.changed} of {self.images} validation answers, allowed is {MAX_CHANGED:.0%}"
-        if self.max_probability_change > MAX_PROBABILITY_CHANGE:
-            return (
-                f"it moved a probability by {100 * self.max_probability_change:.1f} points, allowed are "
-                f"{100 * MAX_PROBABILITY_CHANGE:g}"
-            )
         return None
 
     def __str__(self) -> str:
+        of = "" if self.of_images is None else f" most doubtful of {self.of_images}"
         return (
-            f"{self.changed} of {self.images} answers changed, accuracy {self.accuracy:.4f} against "
+            f"{self.changed} of {self.images}{of} answers changed, accuracy {self.accuracy:.4f} against "
             f"{self.accuracy_reference:.4f}, probabilities moved by up to {self.max_probability_change:.3f}"
         )
 
