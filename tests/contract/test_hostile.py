@@ -199,6 +199,62 @@ def test_clients_that_send_a_byte_a_second_are_ended_and_leave_threads_for_ping(
 
 
 @pytest.mark.parametrize(
+    "begun", [b"", b"POST /invocations HTTP/1.1\r\nHost: "], ids=["say nothing", "send half a head"]
+)
+def test_clients_that_are_slow_with_their_headers_hold_no_thread(tmp_path: Path, begun: bytes) -> None:
+    """Many more than the server has threads, each of which gunicorn alone would give to one of them."""
+    save_bundle(tmp_path)
+    besieged = start(tmp_path, DOGBREED_MAX_WAITING="1")
+    slow = []
+    try:
+        besieged.wait(is_ready)
+        for _ in range(150):
+            slow.append(socket.create_connection(("127.0.0.1", besieged.port), timeout=PATIENCE_S))
+            slow[-1].sendall(begun)
+        for _ in range(3):
+            for connection in slow:
+                connection.sendall(b"x" if begun else b"")
+            ping = besieged.send("GET", "/ping")
+            assert (ping.status, ping.elapsed_s < 10) == (200, True)
+            assert besieged.send("POST", "/invocations", JPEG).status == 200
+        # The slow one is answered when it is done.
+        slow[0].sendall((b"" if begun else b"GET /ping HTTP/1.1\r\nHost: ") + b"x\r\nContent-Length: 0\r\n\r\n")
+        assert slow[0].recv(100).split(b" ", 2)[1] == (b"400" if begun else b"200")
+        assert "Traceback" not in besieged.log
+    finally:
+        for connection in slow:
+            connection.close()
+        stop_hard(besieged)
+
+
+def test_a_head_of_many_pieces_is_one_request(server: Server) -> None:
+    request = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
+        for _ in range(2):  # the second on the connection that was kept alive
+            for start_of in range(0, len(request), 7):
+                connection.sendall(request[start_of : start_of + 7])
+                time.sleep(0.01)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(request + request[:20])  # one and a half at once
+        time.sleep(0.1)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(request[20:])
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_head_without_end_is_refused(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\n")
+        with contextlib.suppress(OSError):
+            for number in range(20):
+                connection.sendall(b"X-%d: " % number + b"x" * 8000 + b"\r\n")
+                time.sleep(0.01)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(100).startswith(b"HTTP/1.1 431 ")
+    assert server.send("GET", "/ping").status == 200
+
+
+@pytest.mark.parametrize(
     ("weights", "reason"),
     [
         (b"cos\nsystem\n(S'touch pwned'\ntR.", "model.safetensors is not a safetensors file"),

@@ -1,17 +1,38 @@
 """gunicorn's threaded worker, which takes connections only when no other worker would serve them better.
 
 Of several workers, one that is still loading, has failed or is stuck leaves connections to those that are ready; where
-none is ready each takes them, so that somebody says why. Knows gunicorn's worker; not what is served.
+none is ready each takes them, so that somebody says why.
+
+A request gets a thread when its head is there, and not before: a client that is slow with it, or connects and says
+nothing, costs a buffer. gunicorn alone would give each of them a thread, and a hundred of them take `/ping` away from
+everybody else. Knows gunicorn's worker; not what is served.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+import re
+import selectors
+import socket
+import time
+from functools import partial
+from typing import Any
 
+from gunicorn import http
 from gunicorn.workers.gthread import ThreadWorker
 
 # Workers live at once; gunicorn numbers them through, so that the same number is not met twice.
 _PLACES = 1024
+
+# A request's head must be there so long after its first byte.
+_HEAD_PATIENCE_S = 20.0
+# What a head may hold of the server's memory while it is not whole; the platform's are below 4 KiB.
+_MAX_HEAD_BYTES = 64 * 1024
+_READ_BYTES = 8192  # more than gunicorn lets a first line have
+_FIRST_LINE = re.compile(rb"\S+ \S+ HTTP/\d\.\d")
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class ReadyBoard:
@@ -36,6 +57,73 @@ class ReadyBoard:
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """Asks its application before it takes connections; the application has `board` and `is_ready`."""
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        super().__init__(*arguments, **settings)
+        self._begun: dict[Any, float] = {}  # connections with a part of a head, and when it began
+
+    def enqueue_req(self, conn: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        """Called by gunicorn's loop for a connection, new or kept alive, on which there may be a request."""
+        if self._has_head(conn):
+            self._begun.pop(conn, None)
+            conn.data_ready = True  # a thread need not wait for it
+            super().enqueue_req(conn)
+            return
+        held, now = len(_held(conn)), time.monotonic()
+        if held > _MAX_HEAD_BYTES:
+            self._end(conn, _TOO_LARGE)
+            return
+        if held:
+            conn.timeout = self._begun.setdefault(conn, now) + _HEAD_PATIENCE_S
+        else:
+            conn.timeout = now + self.cfg.keepalive
+        conn.sock.setblocking(False)
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def murder_pending(self) -> None:
+        """Called by gunicorn's loop at least once a second: ends connections whose request is not coming."""
+        now = time.monotonic()
+        for conn in [conn for conn in self.pending_conns if conn.timeout <= now]:
+            self.pending_conns.remove(conn)
+            self.poller.unregister(conn.sock)
+            self._end(conn, _TOO_SLOW if _held(conn) else b"")
+
+    def _end(self, conn: Any, answer: bytes) -> None:  # noqa: ANN401  gunicorn has no types
+        """Closes a connection that no thread has, and says why if the client still listens."""
+        self._begun.pop(conn, None)
+        self.nr_conns -= 1
+        with contextlib.suppress(OSError):
+            conn.sock.send(answer)
+        conn.close()
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Called by gunicorn once, when it stops: nobody waits longer for a request that has not come yet."""
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
+    def _has_head(self, conn: Any) -> bool:  # noqa: ANN401  gunicorn has no types
+        """Whether a thread can go on without waiting: a whole head is there, or what never becomes one.
+
+        A whole head stays where it is; of one that is not whole, what is there goes into the parser's buffer, or the
+        poller would wake for it for ever.
+        """
+        while len(held := _held(conn)) <= _MAX_HEAD_BYTES:
+            try:
+                arrived = conn.sock.recv(_READ_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return _is_for_the_parser(held)
+            except OSError:
+                return True  # gunicorn closes it
+            if not arrived or _is_for_the_parser(held + arrived):
+                return True
+            conn.sock.recv(len(arrived))
+            if conn.parser is None:
+                conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
+            conn.parser.unreader.take_buffered()
+            conn.parser.unreader.unread(held + arrived)
+        return False
+
     def set_accept_enabled(self, enabled: bool) -> None:
         """Called by gunicorn's loop at least once a second while it does not accept but might."""
         super().set_accept_enabled(enabled and self._is_of_use())
@@ -50,3 +138,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         ready = self.app.is_ready()
         self.app.board.write(self.age, ready)
         return ready or not self.app.board.other_is_ready(self.age)
+
+
+def _held(conn: Any) -> bytes:  # noqa: ANN401  gunicorn has no types
+    """What of the next request is in the parser's buffer."""
+    return b"" if conn.parser is None else bytes(conn.parser.unreader.buf.getvalue())
+
+
+def _is_for_the_parser(head: bytes) -> bool:
+    """Whether these first bytes of a request are a whole head, or one that will be refused."""
+    first_line, ended, _ = head.partition(b"\r\n")
+    if not ended:
+        return len(head) >= _READ_BYTES
+    return b"\r\n\r\n" in head or _FIRST_LINE.fullmatch(first_line) is None

@@ -1,8 +1,15 @@
 """Workers see who else is ready, over process borders."""
 
 import os
+import socket
+from types import SimpleNamespace
 
-from dogbreed.serving.worker import ReadyBoard
+import pytest
+from gunicorn.config import Config
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from dogbreed.serving import worker as module
+from dogbreed.serving.worker import ReadyBoard, Worker
 
 
 def test_a_worker_sees_the_others_and_not_itself():
@@ -24,3 +31,115 @@ def test_what_a_forked_process_writes_is_seen_here():
     assert os.waitpid(child, 0)[1] == 0
     assert board.other_is_ready(1)
     assert not board.other_is_ready(5000)
+
+
+HEAD = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture
+def loop(monkeypatch):
+    """gunicorn's loop without its processes: a worker, a client and what was given to threads."""
+    given, now = [], [1000.0]
+    monkeypatch.setattr(ThreadWorker, "enqueue_req", lambda self, conn: given.append(conn))
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    config = Config()
+    worker = Worker(0, 1, [], None, 30, config, SimpleNamespace(debug=lambda *_: None))
+    worker.poller = module.selectors.DefaultSelector()
+    client, server = socket.socketpair()
+    client.settimeout(5)
+    conn = TConn(config, server, ("127.0.0.1", 1), ("127.0.0.1", 2))
+    worker.nr_conns = 1
+
+    def go(seconds=0.0):
+        now[0] += seconds
+        worker.wait_for_and_dispatch_events(0)
+        worker.murder_pending()
+
+    yield SimpleNamespace(worker=worker, client=client, conn=conn, given=given, go=go)
+    client.close()
+    server.close()
+    worker.poller.close()
+    worker.tmp.close()
+
+
+def test_a_connection_gets_a_thread_when_its_head_is_there(loop):
+    loop.worker.enqueue_req(loop.conn)
+    for byte in HEAD[:-1]:
+        loop.client.send(bytes([byte]))
+        loop.go()
+        assert loop.given == []
+    loop.client.send(HEAD[-1:])
+    loop.go()
+    assert loop.given == [loop.conn]
+    assert not loop.worker.pending_conns
+    held = b"" if loop.conn.parser is None else loop.conn.parser.unreader.take_buffered()
+    loop.conn.sock.setblocking(False)
+    assert held + loop.conn.sock.recv(100) == HEAD
+
+
+def test_a_whole_head_is_left_in_the_socket(loop):
+    loop.client.send(HEAD + b"body")
+    loop.worker.enqueue_req(loop.conn)
+    assert loop.given == [loop.conn]
+    assert loop.conn.parser is None
+    assert loop.conn.sock.recv(100) == HEAD + b"body"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"no HTTP at all\r\n", b"GET /\r\n", b"x" * 9000],
+    ids=["another protocol", "HTTP/0.9", "a long first line"],
+)
+def test_what_is_no_head_is_for_gunicorn_to_refuse_at_once(loop, start):
+    loop.client.send(start)
+    loop.worker.enqueue_req(loop.conn)
+    loop.go()
+    assert loop.given == [loop.conn]
+
+
+def test_a_client_that_goes_is_gunicorns_to_close(loop):
+    loop.worker.enqueue_req(loop.conn)
+    loop.client.shutdown(socket.SHUT_WR)
+    loop.go()
+    assert loop.given == [loop.conn]
+
+
+def test_a_head_has_twenty_seconds_from_its_first_byte_on(loop):
+    loop.worker.enqueue_req(loop.conn)
+    loop.client.send(HEAD[:5])
+    loop.go()
+    loop.client.send(HEAD[5:10])
+    loop.go(19)
+    assert loop.worker.nr_conns == 1
+    loop.go(1.5)
+    assert loop.worker.nr_conns == 0
+    assert loop.client.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert loop.given == []
+
+
+def test_a_connection_without_a_byte_is_kept_like_one_between_two_requests(loop):
+    loop.worker.cfg.set("keepalive", 75)
+    loop.worker.enqueue_req(loop.conn)
+    loop.go(74)
+    assert loop.worker.nr_conns == 1
+    loop.go(2)
+    assert loop.worker.nr_conns == 0
+    assert loop.client.recv(100) == b""
+
+
+def test_a_head_without_end_is_refused_and_holds_64_kib_at_most(loop):
+    loop.client.send(b"GET / HTTP/1.1\r\n")
+    loop.worker.enqueue_req(loop.conn)
+    for _ in range(20):
+        if loop.worker.nr_conns:
+            loop.client.send(b"X: " + b"x" * 4000 + b"\r\n")
+            loop.go()
+    assert loop.worker.nr_conns == 0
+    assert loop.client.recv(100).startswith(b"HTTP/1.1 431 ")
+
+
+def test_when_the_worker_stops_it_does_not_wait_for_requests_that_may_never_come(loop):
+    loop.worker.enqueue_req(loop.conn)
+    loop.worker._cap_keepalive(1002.0)
+    loop.go(2.5)
+    assert loop.worker.nr_conns == 0
