@@ -26,8 +26,6 @@ import logging
 import math
 import threading
 import time
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,7 +38,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dogbreed.deferred import is_compiled
-from dogbreed.insight.evidence import Answers, Losses, Point, Reading, Readings, Tensors
+from dogbreed.insight.evidence import Answers, Losses, Reading, Tensors
+from dogbreed.insight.kept import Kept
 from dogbreed.insight.passes import Labels, Pass
 from dogbreed.insight.reductions import EXTRA, PLACES, STATISTICS, UNKNOWN, Together, sample, share, summarise
 from dogbreed.insight.rules.common import Need
@@ -62,6 +61,7 @@ from dogbreed.insight.saveplan import (
     type_name,
     wanted,
 )
+from dogbreed.insight.schedule import NEVER, NOTHING, make_schedule
 from dogbreed.insight.tensorboard import TensorBoard
 from dogbreed.insight.tensorfiles import TensorFiles
 
@@ -69,10 +69,7 @@ __all__ = ["Mode", "TensorHook", "Wanted", "attach", "read", "read_losses", "wan
 
 logger = logging.getLogger(__name__)
 
-# Bounds, so that a job of weeks keeps megabytes: the first readings show how it began, the last how it goes.
-_KEPT_FIRST, _KEPT_LAST = 20, 200
 _KEPT_LABELS = 20_000
-_KEPT_LOSSES = 20_000
 _FLUSH_S = 30.0
 _FLUSH_ENTRIES = 20_000
 _FLUSH_BYTES = 64 * 1024 * 1024
@@ -82,8 +79,6 @@ _REST_S = 4.0
 Mode = Literal["train", "validation", "test"]
 
 _LOSSES_ALONE = Wanted()
-_NOTHING: frozenset[Any] = frozenset()
-_NEVER = 1 << 62
 _NO_NAMES: frozenset[str] = frozenset()
 
 
@@ -136,7 +131,7 @@ def attach(
     return hook
 
 
-class _Kept(NamedTuple):
+class _Tensor(NamedTuple):
     """A tensor's statistics on their way from the device."""
 
     collection: str
@@ -171,7 +166,7 @@ class _Pending:
     """What is on its way from the device; `size` is in bytes, of what the files get."""
 
     files: list[_File] = field(default_factory=list)
-    kept: list[_Kept] = field(default_factory=list)
+    kept: list[_Tensor] = field(default_factory=list)
     losses: list[_Loss] = field(default_factory=list)
     ended: list[Pass] = field(default_factory=list)
     size: int = 0
@@ -183,20 +178,6 @@ class _Told(NamedTuple):
     one: Pass
     losses: Sequence[np.generic]
     labels: Labels | None
-
-
-@dataclass(slots=True)
-class _History:
-    """Readings of one tensor: the first and the newest ones."""
-
-    first: list[Reading] = field(default_factory=list)
-    last: deque[Reading] = field(default_factory=lambda: deque(maxlen=_KEPT_LAST))
-
-    def add(self, reading: Reading) -> None:
-        (self.first if len(self.first) < _KEPT_FIRST else self.last).append(reading)
-
-    def all(self) -> Readings:
-        return (*self.first, *self.last)
 
 
 class TensorHook:
@@ -239,7 +220,6 @@ class TensorHook:
         self._listeners: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
         self._listening: list[Any] = []
         self._gradient_handles: list[Any] = []
-        self._lock = threading.Lock()
         self._thread = threading.get_ident()
         # Of the step in hand.
         self._overall = self._step = -1
@@ -257,18 +237,14 @@ class TensorHook:
         self._written_s = -math.inf
         self._closing = False
         self._samples_before: dict[str, Tensor] = {}
-        # What rules look at.
-        self._train_losses, self._evaluations = (deque[Point](maxlen=_KEPT_LOSSES) for _ in range(2))
-        self._tensors: dict[str, dict[str, _History]] = {}
-        self._train_labels: list[NDArray[np.int64]] = []
+        self._kept = Kept()
         self._seen_labels = 0
-        self._answers = Answers()
         if plan is not None:
             self._modes = mode_keys()
             self._collections = [one for one in plan._get_all_collections_to_save() if one.name not in OWN]
             ours = {"TRAIN": (TRAIN_INTERVAL, TENSOR_INTERVAL, wanted.weights_every, ACTIVATION_INTERVAL)}
             self._schedules = {
-                name: _schedule(self._collections, mode, ours.get(name, ())) for name, mode in self._modes.items()
+                name: make_schedule(self._collections, mode, ours.get(name, ())) for name, mode in self._modes.items()
             }
             self._steps = dict.fromkeys(self._modes, -1)
             self._mode = "TRAIN"
@@ -309,7 +285,7 @@ class TensorHook:
         # An evaluation at whose every step the loss is saved and nothing else: there is nothing to decide.
         self._plain = bool(self._schedule.losses_alone) and not self._plan.tensorboard_dir
         self._step = self._steps[mode]
-        self._next = _NEVER if self._plain else self._schedule.next(self._step + 1)
+        self._next = NEVER if self._plain else self._schedule.next(self._step + 1)
         self._pass = self._new_pass()
         self._begun = False
         self._disarm()
@@ -356,20 +332,7 @@ class TensorHook:
         if not self._off and self._pending.ended and threading.get_ident() == self._thread:
             with self._guarded():
                 self._flush()
-        with self._lock:
-            losses = Losses(tuple(self._train_losses), tuple(self._evaluations))
-            tensors = {
-                collection: {name: one.all() for name, one in histories.items()}
-                for collection, histories in self._tensors.items()
-            }
-            answers = self._answers
-            labels = self._train_labels[:]
-        answers = Answers(
-            train_labels=np.concatenate(labels) if labels else answers.train_labels,
-            labels=answers.labels,
-            predictions=answers.predictions,
-            evaluated=answers.evaluated,
-        )
+        losses, tensors, answers = self._kept.evidence()
         missing = dict(self._missing)
         if self._failure:
             every = ("losses", "gradients", "weights", "relu_input", "relu_output", "tanh_input", "answers")
@@ -458,7 +421,7 @@ class TensorHook:
     def _disarm(self) -> None:
         """Nothing more is saved of the step before, whose backward pass is over."""
         self._armed = False
-        self._saving, self._keeping = _NOTHING, _NO_NAMES
+        self._saving, self._keeping = NOTHING, _NO_NAMES
         for handle in self._gradient_handles:
             handle.remove()
         self._gradient_handles.clear()
@@ -596,7 +559,7 @@ class TensorHook:
         if self._board is not None and learns and collection in ("weights", "gradients"):
             shown = self._samples_before[name] if collection == "weights" else sample(value).clone()
         self._pending.kept.append(
-            _Kept(collection, name, self._step, statistics, sampled, units, learns, shown, value.numel())
+            _Tensor(collection, name, self._step, statistics, sampled, units, learns, shown, value.numel())
         )
         if self._saving:
             self._to_files(name, value, statistics)
@@ -687,19 +650,22 @@ class TensorHook:
             _Told(one, [value for place in places for value in values[place]], one.labels() if one.ended else None)
             for one, places in zip(passes, pass_places, strict=True)
         ]
-        with self._lock:
+        with self._kept.together():
             for loss, place in zip(losses, loss_places, strict=True):
-                self._train_losses.append(Point(loss.step, float(values[place].reshape(-1).mean())))
+                self._kept.add_train_loss(loss.step, float(values[place].reshape(-1).mean()))
             for row in told:
-                self._keep_pass(row)
+                row.one.values += [float(value) for value in row.losses]
+                if row.one.ended and row.one.values and row.one.mode == "EVAL":
+                    self._kept.add_evaluation(row.one.trained, row.one.values)
+                if row.labels is not None:
+                    self._kept.add_labels(row.labels)
             for one, (place, sampled) in zip(kept, kept_places, strict=True):
                 numbers = dict(zip(STATISTICS, values[place].tolist(), strict=True))
                 numbers |= {name: float(values[at]) for name, at in sampled}
                 if not one.learns:
                     numbers["learns"] = 0.0
                 units = None if one.units is None else one.units.cpu().numpy()
-                histories = self._tensors.setdefault(one.collection, {})
-                histories.setdefault(one.name, _History()).add(Reading(one.step, numbers, units))
+                self._kept.add_reading(one.collection, one.name, Reading(one.step, numbers, units))
         if self._board is not None:
             self._show(
                 self._board,
@@ -721,24 +687,11 @@ class TensorHook:
         losses, one.losses = one.losses, []
         return [small.add(stretch) for stretch in losses]
 
-    def _keep_pass(self, told: _Told) -> None:
-        one, labels = told.one, told.labels
-        one.values += [float(value) for value in told.losses]
-        if one.ended and one.values and one.mode == "EVAL":
-            self._evaluations.append(Point(one.trained, sum(one.values) / len(one.values)))
-        if labels is None:
-            return
-        if len(labels.train):
-            self._train_labels.append(labels.train)
-        if len(labels.true):
-            evaluated = self._answers.evaluated + len(labels.true)
-            self._answers = Answers(labels=labels.true, predictions=labels.predicted, evaluated=evaluated)
-
     @staticmethod
     def _show(
         board: TensorBoard,
         losses: Sequence[tuple[_Loss, NDArray[Any]]],
-        kept: Sequence[tuple[_Kept, NDArray[Any], NDArray[Any]]],
+        kept: Sequence[tuple[_Tensor, NDArray[Any], NDArray[Any]]],
     ) -> None:
         """Train losses with their values, and tensors with their statistics and samples, for people to look at."""
         for loss, value in losses:
@@ -804,52 +757,6 @@ class TensorHook:
         if self._plan is not None:
             # smdebug would make its folder again when the process ends.
             atexit.unregister(self._plan._cleanup)
-
-
-@dataclass(frozen=True, slots=True)
-class _Schedule:
-    """Says at which steps of a mode something is saved: at few of them.
-
-    Attributes:
-        collections: that are saved at some step of this mode.
-        every: divides every interval; 0 where nothing is ever saved.
-        steps: named one by one, in order.
-        losses_alone: the collection of the losses, where they are saved at every step and nothing else is, as is usual
-            in evaluations; else empty.
-    """
-
-    collections: tuple[Any, ...]
-    every: int
-    steps: tuple[int, ...]
-    losses_alone: frozenset[Any]
-
-    def next(self, step: int) -> int:
-        """The first step from this one on at which something may be saved."""
-        place = bisect_left(self.steps, step)
-        named = self.steps[place] if place < len(self.steps) else _NEVER
-        return min(named, -(-step // self.every) * self.every) if self.every else named
-
-
-def _schedule(collections: Sequence[Any], mode: Any, ours: Sequence[int]) -> _Schedule:  # noqa: ANN401  smdebug's
-    """When collections, and our own intervals, may be saved in a mode."""
-    configs = [(one, one.save_config.get_save_config(mode)) for one in collections]
-    if mode.name in ("EVAL", "PREDICT"):
-        # smdebug's own rule: there are no gradients then.
-        configs = [(one, config) for one, config in configs if one.name != "gradients"]
-    used = [(one, config) for one, config in configs if config.end_step != 0 or config.save_steps]
-    steps = {step for _, config in used for step in config.save_steps}
-    if ours:
-        steps |= set(range(FIRST_STEPS))
-    losses_alone = not ours and [
-        (one.name, config.save_interval, config.start_step or 0, config.end_step) for one, config in used
-    ] == [("losses", 1, 0, None)]
-    names = tuple(one for one, _ in used)
-    return _Schedule(
-        collections=names,
-        every=math.gcd(*(config.save_interval for _, config in used), *ours),
-        steps=tuple(sorted(steps)),
-        losses_alone=frozenset(names) if losses_alone else _NOTHING,
-    )
 
 
 @dataclass(frozen=True, slots=True)

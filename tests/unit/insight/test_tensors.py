@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from dogbreed.insight import saveplan, tensors
-from dogbreed.insight.evidence import Reading
 from dogbreed.insight.rules.common import Need
 from dogbreed.insight.rules.registry import default_rules, parse_rules
 from dogbreed.insight.tensors import TensorHook
@@ -358,14 +357,6 @@ def test_soft_targets_are_no_labels(tmp_path: Path) -> None:
     criterion(model(torch.ones(2, 4)), torch.full((2, 3), 1 / 3)).backward()
     hook.end_pass()
     assert len(hook.evidence()[2].train_labels) == 0
-
-
-def test_only_the_first_and_the_newest_readings_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    history = tensors._History()
-    for number in range(1000):
-        history.add(Reading(number, {}))
-    kept = [one.step for one in history.all()]
-    assert kept == [*range(20), *range(800, 1000)]
 
 
 def test_each_setting_of_a_rule_decides_what_is_saved() -> None:
