@@ -8,8 +8,9 @@ in its own process, with an empty cache. Both run as whole processes in turn, ro
 backbone, weights, batch size, epochs and number of loader processes; what counts is CPU time, their own and their
 children's. Random weights show the cost only; accuracy is compared where weights are given.
 
-With --last-stage it compares two jobs of ours instead, which teach the last stage and the head: one runs the whole
-network in every epoch (cache=false), one runs what is frozen once. Both compute in float32.
+With --last-stage it compares jobs of ours instead, all in float32 and with images mirrored at random. Two teach the
+last stage and the head: one runs the whole network in every epoch (cache=false), one runs what is frozen once. In the
+third the whole network learns in every epoch. Their optimizer, rate and epochs are the same.
 
 With --whole-network every layer learns: torchvision's reference recipe for classification (random crops and flips,
 float32, SGD with momentum, train mode, every image decoded each epoch) against our job with the same optimizer, views
@@ -35,8 +36,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "bench" / "training.json"
 LAST_STAGE = {
-    name: {"trainable": "last_stage", "lr": "0.0001", "precision": "fp32", "head-epochs": "0", "cache": cache}
-    for name, cache in (("last stage, every epoch", "false"), ("last stage, stored", "true"))
+    name: {
+        "trainable": trainable,
+        "cache": cache,
+        "augment": "flip",
+        "lr": "0.0001",
+        "precision": "fp32",
+        "head-epochs": "0",
+    }
+    for name, trainable, cache in (
+        ("last stage learns, whole network every epoch", "last_stage", "false"),
+        ("last stage learns, on stored maps", "last_stage", "true"),
+        ("whole network learns every epoch", "all", "false"),
+    )
 }
 SGD = {"lr": 0.005, "momentum": 0.9, "weight-decay": 1e-4}
 WHOLE_NETWORK: dict[str, dict[str, str]] = {

@@ -96,6 +96,7 @@ class FeatureBatches:
         shuffle: for training; else the order of the samples and the first view.
         device: small stores are held there, so that an epoch copies nothing.
         team: each process takes its share of every batch.
+        mirror: mirrors half of the maps [C, H, W] of a store of one view, which stands for a view of mirrored images.
     """
 
     def __init__(
@@ -107,12 +108,14 @@ class FeatureBatches:
         shuffle: bool,
         device: torch.device,
         team: Team = ALONE,
+        mirror: bool = False,
     ) -> None:
         self._store = store
         self._batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
         self._team = team
+        self._mirror = mirror
         count = len(store.indices)
         # As in `data.make_loader`: a training batch of one breaks BatchNorm.
         lonely = shuffle and batch_size > 1 and count > batch_size and count % batch_size == 1
@@ -135,16 +138,22 @@ class FeatureBatches:
         chosen = [0] * count
         if self._shuffle:
             generator.shuffle(order)
-            chosen = [generator.randrange(views) for _ in order]
+            chosen = [generator.randrange(2 if self._mirror else views) for _ in order]
         for first in range(start * self._batch_size, self._used, self._batch_size):
             end = min(first + self._batch_size, self._used)
             rows = order[first + self._team.rank : end : self._team.size]
             view = chosen[first + self._team.rank : end : self._team.size]
-            if self._resident is not None:
-                outputs = self._resident[view, rows]
-            else:
-                outputs = torch.from_numpy(self._store.outputs[view, rows])
+            outputs = self._take([0] * len(rows), rows) if self._mirror else self._take(view, rows)
+            if self._mirror:
+                mirrored = [place for place, drawn in enumerate(view) if drawn]
+                outputs[mirrored] = outputs[mirrored].flip(-1)
             yield Batch(outputs, self._indices[rows], ())
+
+    def _take(self, view: Sequence[int], rows: Sequence[int]) -> Tensor:
+        """A copy of some outputs, float16 [B, *D]."""
+        if self._resident is not None:
+            return self._resident[view, rows]
+        return torch.from_numpy(self._store.outputs[view, rows])
 
 
 def open_store(folder: Path, key: StoreKey) -> FeatureStore | None:

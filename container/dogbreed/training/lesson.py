@@ -301,6 +301,9 @@ class Lesson:
         """The frozen part's outputs for training and validation; None after a stop signal."""
         chosen = self.hyperparameters
         named = augment or resolve(chosen.augment, self._trainable)
+        if named == "flip" and _puts_out_maps(cut, self.spec, self.loop.compute.device):
+            # The maps are mirrored as they are read: half the passes and half the disk.
+            named = "none"
         views = stored_views(named, self.spec, chosen.cached_views, chosen.crop_scale)
         part = self._part(cut, cache, len(splits.train) * len(views) + len(splits.validation))
         logger.info(
@@ -517,6 +520,7 @@ class Lesson:
         return self._batches(stores[0], shuffle=True), self._batches(stores[1], shuffle=False)
 
     def _batches(self, store: FeatureStore, *, shuffle: bool, team: Team | None = None) -> FeatureBatches:
+        flips = resolve(self.hyperparameters.augment, self._trainable) == "flip"
         return FeatureBatches(
             store,
             batch_size=self.hyperparameters.batch_size,
@@ -524,6 +528,7 @@ class Lesson:
             shuffle=shuffle,
             device=self.loop.compute.device,
             team=team or self.loop.team,
+            mirror=shuffle and flips and len(store.outputs) == 1,
         )
 
     def _fit_by_leader(self, stores: Stores, keeper: Checkpoints | None, kept: Kept | None) -> FitResult:
@@ -573,6 +578,18 @@ class Lesson:
         return self.loop.fit(
             train, validation, state, epochs=chosen.epochs, objective=chosen.objective, keeper=keeper or NoKeeper()
         )
+
+
+def _puts_out_maps(cut: Cut, spec: PreprocessSpec, device: torch.device) -> bool:
+    """Whether what is frozen puts out maps [N, C, H, W]: neither features, tokens, nor maps [N, H, W, C] as Swin's.
+
+    Those of a mirrored image are nearly its own maps mirrored. Nearly, because a convolution with stride 2 takes every
+    other place from the left: behind four of them the two are up to 15 of 16 pixels apart, as if the mirrored image had
+    been moved by a sixteenth of its side.
+    """
+    with torch.no_grad():
+        shape = cut.frozen(torch.zeros(1, 3, spec.size_px, spec.size_px, device=device)).shape
+    return len(shape) == 4 and shape[1] != shape[2] == shape[3]
 
 
 def _read_search(file: Path) -> dict[str, Any] | None:

@@ -122,6 +122,32 @@ def test_training_shuffles_by_seed_and_epoch_and_draws_views(tmp_path: Path) -> 
     assert {value >= 100 for epoch in range(9) for value in of(0, epoch)} == {True, False}
 
 
+def test_half_of_the_maps_are_mirrored_where_that_stands_for_a_view(tmp_path: Path) -> None:
+    maps = torch.arange(40 * 12).reshape(40, 2, 2, 3).float()
+    batch = Batch(torch.empty(0), torch.arange(40), ())
+    store = write_store(tmp_path, KEY, [lambda: iter([(maps, batch)])], 40)
+    assert store is not None
+
+    def of(epoch: int, *, seed: int = 0) -> list[bool]:
+        batches = FeatureBatches(store, batch_size=7, seed=seed, shuffle=True, device=CPU, mirror=True)
+        read = [
+            (index, image)
+            for batch in batches.epoch(epoch)
+            for index, image in zip(batch.indices, batch.images, strict=True)
+        ]
+        assert sorted(int(index) for index, _ in read) == list(range(40))
+        mirrored = [bool((image != maps[index]).any()) for index, image in read]
+        for drawn, (index, image) in zip(mirrored, read, strict=True):
+            assert torch.equal(image.float(), maps[index].flip(-1) if drawn else maps[index])
+        return mirrored
+
+    assert of(1) == of(1)
+    assert of(1) != of(2)
+    assert of(1) != of(1, seed=1)
+    assert 10 < sum(of(1)) < 30
+    assert np.array_equal(store.outputs[0], maps.numpy()), "what is stored stays as it is"
+
+
 def test_evaluation_keeps_the_order_and_shows_the_first_view(tmp_path: Path) -> None:
     batches = FeatureBatches(write(tmp_path), batch_size=3, seed=0, shuffle=False, device=CPU)
     assert rows(batches, 7) == [0, 3, 6, 9, 12]

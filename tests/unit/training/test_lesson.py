@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from dogbreed import backbones, calibration
-from dogbreed.backbones import Classifier, HeadSpec
+from dogbreed.backbones import Classifier, Cut, HeadSpec
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.insight import tensors
 from dogbreed.insight.rules.registry import parse_rules
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training import compute
+from dogbreed.training import compute, lesson
 from dogbreed.training.compute import Compute
 from dogbreed.training.data import Splits, find_splits
 from dogbreed.training.lesson import Lesson, Taught
@@ -175,6 +175,37 @@ def test_what_goes_into_the_head_comes_from_the_stored_maps(drawn_data: Path, tm
     with torch.no_grad():
         expected = untouched.backbone(SPEC.normalise(images))
     torch.testing.assert_close(array[0].float(), expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize(("trainable", "views"), [("last_stage", 1), ("head", 2)])
+def test_maps_are_mirrored_and_not_stored_twice(drawn_data: Path, tmp_path: Path, trainable: str, views: int) -> None:
+    setup = Setup(drawn_data, tmp_path, trainable=trainable, head_epochs=0, augment="flip")
+    setup.teach()
+    train = [array for array in stored(setup) if array.shape[1] == len(setup.splits.train)]
+    assert [len(array) for array in train] == [views], "features have no side to be mirrored"
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"), [((96, 14, 14), True), ((14, 14, 384), False), ((50, 768), False), ((512,), False)]
+)
+def test_what_can_be_mirrored_are_maps_whose_channels_come_first(shape: tuple[int, ...], found: bool) -> None:
+    class Putting(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.zeros(len(images), *shape)
+
+    assert lesson._puts_out_maps(Cut("anywhere", Putting(), nn.Identity()), SPEC, torch.device("cpu")) is found
+
+
+def test_stored_maps_teach_what_the_whole_network_teaches_every_epoch(drawn_data: Path, tmp_path: Path) -> None:
+    """The same photos in the same order: only float16 lies between them."""
+    losses = []
+    for cache in (True, False):
+        setup = Setup(drawn_data, tmp_path, trainable="last_stage", head_epochs=0, augment="none", dropout=0.2)
+        setup.lesson = replace(setup.lesson, hyperparameters=replace(setup.hyperparameters, cache=cache))
+        losses.append([epoch.metrics["train_loss"] for epoch in setup.teach().fit.history])
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    assert losses[0] != losses[1], "two ways were taken"
+    assert losses[0][1] < losses[0][0]
 
 
 def stored(setup: Setup) -> list[Tensor]:
