@@ -75,7 +75,10 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 	fi
 	@[[ -x $(BIN)/pip ]] || '$(PYTHON)' -m venv --clear .venv
 	@echo "installing requirements/dev.txt into .venv: several GB the first time, for some minutes"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt || \
+# uv, where there is one, fetches and unpacks several packages at a time; it may not know the index that pip knows.
+	@{ command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt \
+	    && { $(BIN)/python -m compileall -qq -j 0 .venv/lib || true; }; } || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt || \
 	  { echo "installing failed, see above; pyinstrument-cext is compiled here, which needs a C compiler and Python's" \
 	    "headers (Debian: apt-get install gcc python3-dev)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -191,7 +194,7 @@ conformance: $(INSTALLED) ## Hold SUBJECT (process, or image TAG) to SageMaker's
 	  --json $(REPORT).json --markdown $(REPORT).md $(CHECK_FLAGS)
 
 test-image: $(INSTALLED) ## Build the image and test it with a real Docker engine
-	@$(BIN)/pytest -q -m docker -rs tests/container
+	@$(BIN)/pytest -q -m docker -rs -n 2 --dist loadfile --no-loadscope-reorder tests/container
 
 bench-training: $(INSTALLED) ## Compare training with the plain loop on DATA (WEIGHTS of mobilenet_v2), some minutes
 	@[[ -n "$$DATA" ]] || { echo "name the photos: make bench-training DATA=folder/with/train/valid/test" >&2; exit 1; }

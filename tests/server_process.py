@@ -97,6 +97,13 @@ class Server:
         return self.process.wait(PATIENCE_S)
 
 
+def core() -> int:
+    """The CPU that the servers of this process run on; with pytest-xdist, each worker's are on one of its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return cores[worker % len(cores)]
+
+
 def start(root: Path, **variables: str) -> Server:
     """Starts a server on one CPU, so that exactly one request computes at a time."""
     with socket.socket() as free:
@@ -117,7 +124,7 @@ def start(root: Path, **variables: str) -> Server:
             [
                 "taskset",
                 "--cpu-list",
-                str(min(os.sched_getaffinity(0))),
+                str(core()),
                 sys.executable,
                 "-m",
                 "dogbreed.serving.server",

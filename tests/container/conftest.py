@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,15 @@ log: {{level: warn, accesslog: {{disabled: false}}}}
 storage: {{filesystem: {{rootdirectory: {folder}}}}}
 http: {{addr: 127.0.0.1:{port}}}
 """
+
+# `make test-image` runs two files at a time. These begin, for they last longest: one pushes and pulls gigabytes, and
+# the other builds images.
+FIRST = ("test_pulled", "test_build")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first."""
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 class Registry(NamedTuple):
@@ -55,10 +66,21 @@ def image(engine: None) -> str:
 def build(tag: str, **variables: str) -> str:
     """Builds the image through `make build`."""
     settings = [f"{name}={value}" for name, value in variables.items()]
-    built = subprocess.run(["make", "build", f"TAG={tag}", *settings], capture_output=True, text=True, cwd=ROOT)
+    with alone():
+        built = subprocess.run(["make", "build", f"TAG={tag}", *settings], capture_output=True, text=True, cwd=ROOT)
     if built.returncode:
         pytest.fail(f"make build failed:\n{built.stdout[-3000:]}{built.stderr[-3000:]}")
     return tag
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """For `make build`: two at once would take each other's weights, which it puts into one folder of the checkout."""
+    lock = ROOT / "build" / "test-image.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from tests.container.conftest import ROOT, build
+from tests.container.conftest import ROOT, alone, build
 from tests.container.engine import QUICK, docker, run_job, trouble
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture
-def tag(engine: None) -> Iterator[str]:
-    """A name for an image of the test's own, which is removed at the end."""
+def tag(image: str) -> Iterator[str]:
+    """A name for an image of the test's own, which is removed at the end; the one under test is built before it."""
     name = f"dogbreed-test-{uuid.uuid4().hex[:12]}:latest"
     yield name
     docker("image", "rm", "--force", name, check=False)
@@ -57,11 +57,12 @@ def test_a_job_without_a_network_finds_the_baked_weights(tag: str, weights: Path
     ],
 )
 def test_what_cannot_be_baked_ends_the_build_with_the_reason(
-    engine: None, weights: Path, backbones: str, said: str
+    image: str, weights: Path, backbones: str, said: str
 ) -> None:
     (weights / "resnet18.pth").write_bytes((weights / "mobilenet_v2.pth").read_bytes())
     settings = [f"BACKBONES={backbones}", f"WEIGHTS_DIR={weights}", "TAG=dogbreed-test:never"]
-    done = subprocess.run(["make", "build", *settings], cwd=ROOT, capture_output=True, text=True)
+    with alone():
+        done = subprocess.run(["make", "build", *settings], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert said in done.stdout + done.stderr
 

@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from tests.conftest import OptMl
 from tests.streams import feed, record
 
+from dogbreed.training.job import main
+
 TRAIN = Path(__file__).resolve().parents[2] / "container" / "train"
 
 # Nothing random after the loader and no statistics of a batch: what one, two and four processes learn must agree.
@@ -107,6 +109,24 @@ def job(tmp_path: Path) -> Iterator[Job]:
         process.wait()
 
 
+@pytest.fixture
+def alone(
+    in_process: OptMl, drawn_data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[OptMl, str]]:
+    """What `Job.run` does, for a job of one process; it needs none of its own."""
+
+    def run(**hyperparameters: str) -> tuple[OptMl, str]:
+        in_process.hyperparameters({**EXACT, **hyperparameters})
+        in_process.channels(train=drawn_data)
+        monkeypatch.setenv("DOGBREED_CACHE_DIR", str(in_process.root / "cache"))
+        capfd.readouterr()
+        assert main() == 0, in_process.failure.read_text()
+        assert not in_process.failure.exists()
+        return in_process, capfd.readouterr().out
+
+    return run
+
+
 def largest_difference(one: Path, other: Path) -> float:
     weights, others = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert weights.keys() == others.keys()
@@ -128,8 +148,10 @@ def wait_for(process: subprocess.Popen[str], sign: Callable[[str], bool]) -> str
 
 
 @pytest.mark.timeout(600)
-def test_one_two_and_four_processes_learn_the_same(job: Job, drawn_data: Path) -> None:
-    one, log_of_one = job.run(drawn_data, 1)
+def test_one_two_and_four_processes_learn_the_same(
+    job: Job, alone: Callable[..., tuple[OptMl, str]], drawn_data: Path
+) -> None:
+    one, log_of_one = alone()
     for processes in (2, 4):
         many, log = job.run(drawn_data, processes)
         assert largest_difference(one.model, many.model) < 1e-4
@@ -141,9 +163,11 @@ def test_one_two_and_four_processes_learn_the_same(job: Job, drawn_data: Path) -
 
 
 @pytest.mark.timeout(600)
-def test_stored_outputs_are_computed_in_shares_and_put_together(job: Job, drawn_data: Path) -> None:
+def test_stored_outputs_are_computed_in_shares_and_put_together(
+    job: Job, alone: Callable[..., tuple[OptMl, str]], drawn_data: Path
+) -> None:
     options = {"cache": "true", "trainable": "last_stage", "augment": "none"}
-    one, _ = job.run(drawn_data, 1, **options)
+    one, _ = alone(**options)
     two, log = job.run(drawn_data, 2, **options)
     stores = [sorted((opt_ml.root / "cache").glob("*.f16")) for opt_ml in (one, two)]
     assert [file.name for file in stores[0]] == [file.name for file in stores[1]], "and no share is left"

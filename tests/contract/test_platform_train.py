@@ -22,25 +22,18 @@ def names(archive: Path) -> list[str]:
 def test_two_hosts_interrupted_anywhere_end_with_the_weights_of_an_uninterrupted_job(
     drawn_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """docs/local-platform.md tells of twenty of them."""
-    options = ["--hosts", "2", "--checkpoints", "--checkpoint-every", "0.1", "--times", "2", "--seed", "4"]
+    """In the middle here. docs/local-platform.md tells of twenty moments; test_jobs.py has two, of a smaller job."""
+    options = ["--hosts", "2", "--checkpoints", "--checkpoint-every", "0.1", "--times", "1", "--seed", "9"]
     hyperparameters = f"{QUICK} trainable=all epochs=12 dropout=0.5 checkpoint-seconds=0"
     where = ["--process", "--data", str(drawn_data), "--folder", str(tmp_path), "--name", "spot"]
     code = main(["spot", *where, *options, "--hp", hyperparameters, "--from", "3 classes"])
     out = capsys.readouterr().out
     assert code == 0, out
-    assert out.splitlines()[-1].startswith("2 of 2 equal")
+    assert out.splitlines()[-1] == "1 of 1 equal, 1 of them interrupted"
     assert "compared: model.safetensors" in out
-    restarted = [
-        record for record in map(described, sorted(tmp_path.glob("spot-0*"))) if record["Local"]["Attempts"] > 1
-    ]
-    assert restarted, "at least one was interrupted"
+    record = json.loads((tmp_path / "spot-001" / "job.json").read_text())
+    assert record["Local"]["Attempts"] == 2, "it was interrupted, and went on"
     assert names(tmp_path / "spot-001" / "output" / "model.tar.gz")[1:] == ["bundle.json", "model.safetensors"]
-
-
-def described(job: Path) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = json.loads((job / "job.json").read_text())
-    return found
 
 
 def test_a_manifest_through_a_pipe(drawn_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

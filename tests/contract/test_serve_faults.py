@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.server_process import PATIENCE_S, Answer, Server, is_ready, stop_hard
+from tests.server_process import PATIENCE_S, Answer, Server, core, is_ready, stop_hard
 
 SERVER = """
 import os, sys, time
@@ -70,7 +70,7 @@ def starting(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             **variables,
         }
         log_file = tmp_path / "server.log"
-        command = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), sys.executable, "-c", SERVER]
+        command = ["taskset", "--cpu-list", str(core()), sys.executable, "-c", SERVER]
         with log_file.open("wb") as log:
             process = subprocess.Popen([*command, str(tmp_path)], env=environ, stdout=log, stderr=subprocess.STDOUT)
         begun.append(Server(process, port, log_file))
