@@ -425,28 +425,100 @@ def test_searches_that_the_service_refuses(stage, capsys, options, sentence):
 RESUMES = """
 checkpoint = pathlib.Path(config["checkpointconfig"]["LocalPath"]) / me
 done = int(checkpoint.read_text()) if checkpoint.exists() else 0
-print("begun", flush=True)
+name = os.environ["TRAINING_JOB_NAME"]
+whole = name.endswith("whole")
+if done:
+    print(f"going on from {{done // 10 + 1:05d}}-{{done % 10:07d}}.pt", flush=True)
+if {begins}:
+    print("begun", flush=True)
 for step in range(done + 1, 41):
-    time.sleep(0.05)
+    time.sleep({step_s})
     part = checkpoint.with_suffix(".tmp")
     part.write_text(str(step))
     part.rename(checkpoint)
 (ml / "model" / me).write_text({model})
 """
+SPOT = ["--name", "spot", "--compare", "*", "--hosts", "2", "--from", "begun", "--seed", "3"]
+
+
+def spot(stage: Stage, *options: str, model: str = "str(step)", step_s: str = "0.05", begins: str = "True") -> int:
+    program = stage.program(RESUMES.format(model=model, step_s=step_s, begins=begins))
+    folders = ["--process", str(program), "--folder", str(stage.jobs)]
+    return main(["spot", *folders, *SPOT, "--checkpoints", "--checkpoint-every", "0.01", *options])
 
 
 @pytest.mark.parametrize(("model", "code"), [("str(step)", 0), ("str(done)", 1)])
 def test_interrupted_jobs_must_give_the_model_of_the_whole_one(stage, capsys, model, code):
-    folders = ["--process", str(stage.program(RESUMES.format(model=model))), "--folder", str(stage.jobs)]
-    options = ["--times", "2", "--seed", "3", "--name", "spot", "--compare", "*", "--hosts", "2", "--from", "begun"]
-    every = ["--checkpoints", "--checkpoint-every", "0.01"]
-    assert main(["spot", *folders, *options, *every]) == code
+    assert spot(stage, "--times", "2", model=model) == code
     out = capsys.readouterr().out.splitlines()
-    assert out[-1] == f"{2 if code == 0 else 0} of 2 equal, 2 of them interrupted"
+    assert out[-1].startswith(f"{2 if code == 0 else 0} of 2 equal; interrupted: ")
     assert "compared: 127.0.0.1, localhost" in out[0]
     assert out[1].endswith("equal" if code == 0 else "different: 127.0.0.1, localhost")
-    assert main(["spot", *folders, *options]) == 2
-    assert "without --checkpoints" in capsys.readouterr().err
+    restarted = [json.loads((stage.jobs / f"spot-00{number}" / "job.json").read_text()) for number in (1, 2)]
+    assert [record["Local"]["Attempts"] for record in restarted] == [2, 2]
+
+
+@pytest.mark.parametrize(("model", "code"), [("str(step)", 0), ("str(step) + str(name.endswith('-001'))", 1)])
+def test_a_job_that_was_over_too_early_is_no_interruption_but_must_be_equal(stage, capsys, model, code):
+    """All jobs but the first are quicker, and the first moment is drawn near the end."""
+    assert spot(stage, "--times", "2", "--seed", "2", model=model, step_s="0.08 if whole else 0.01") == code
+    out = capsys.readouterr().out.splitlines()
+    over = [line for line in out if " s, before it was lost at " in line]
+    assert over
+    assert out[1] == over[0]
+    assert out[-1].startswith("2 of 2 equal; interrupted: ")
+    assert out[-1].endswith(f"; {len(over)} more were over before their moments, {len(over) - code} of them equal")
+
+
+def test_a_job_that_cannot_be_interrupted_is_a_sentence(stage, capsys):
+    assert spot(stage, "--times", "2", step_s="0.01", begins="whole") == 1
+    out, err = capsys.readouterr()
+    assert "10 jobs in a row were over before their moments" in err
+    assert out.splitlines()[-1] == (
+        "0 of 1 equal; interrupted: none; 10 more were over before their moments, 10 of them equal"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "told", "kind"),
+    [
+        ("going on from 00003-0000002.pt", "went on in epoch 3 after 2 batches", "within an epoch"),
+        ("going on from 00003-0000000.pt", "went on before epoch 3", "between epochs"),
+        ("hello", "began anew", "before a checkpoint"),
+    ],
+)
+def test_where_a_job_went_on_is_told(stage, capsys, line, told, kind):
+    body = f'print("begun" if not list(checkpoints.iterdir()) else {line!r}, flush=True)'
+    program = stage.program(
+        'checkpoints = pathlib.Path(config["checkpointconfig"]["LocalPath"])\n'
+        + body
+        + '\n(checkpoints / me).touch()\ntime.sleep(1)\n(ml / "model" / me).touch()'
+    )
+    folders = ["--process", str(program), "--folder", str(stage.jobs), "--checkpoints", "--checkpoint-every", "0.01"]
+    assert main(["spot", *folders, *SPOT, "--hosts", "1", "--times", "1", "--seed", "0"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert f" s, {told}: equal" in out[1]
+    assert out[-1] == f"1 of 1 equal; interrupted: 1 {kind}"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--times", "0"], "--times 0: give 1 at least"),
+        (["--from", "("], "--from '(' is no regular expression"),
+        (["--resumed", "("], "--resumed '(' is no regular expression"),
+        (["--from", "never said"], "no moment lies in the uninterrupted job: 'never said' is in no line"),
+        (["--compare", "*.pt"], "the uninterrupted job Completed: no file *.pt in its model"),
+    ],
+)
+def test_interruptions_that_would_prove_nothing_are_refused(stage, capsys, options, sentence):
+    assert spot(stage, *options, step_s="0.002") == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_interruptions_without_checkpoints_are_refused(stage, capsys):
+    assert main(["spot", "--process", str(stage.program("")), "--folder", str(stage.jobs), *SPOT]) == 2
+    assert "without --checkpoints nothing outlives an interruption" in capsys.readouterr().err
 
 
 def test_stop_ends_what_is_no_training_job_by_sigterm(stage, capsys):
