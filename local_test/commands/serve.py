@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model", type=Path, metavar="TAR", help="model.tar.gz, or a folder with its content")
     model.add_argument("--models", type=Path, metavar="DIR", help="multi-model: a folder of such tarballs")
     parser.add_argument("--port", type=int, default=8000, help="of the endpoint, 0 for any (default %(default)s)")
+    parser.add_argument(
+        "--direct",
+        type=int,
+        metavar="PORT",
+        help="another port, past the service: its connections go to an instance as they are, for its pages and /ping; "
+        "0 for any",
+    )
     add_instance_arguments(parser)
     parser.add_argument(
         "--bind-to-port", type=int, metavar="PORT", help="that the subject must listen on, as behind a pipeline"
@@ -98,16 +105,16 @@ def run(arguments: argparse.Namespace) -> int:
     events = Events(plan.folder / service.EVENTS)
     try:
         served = Service(plan, events)
-    except OSError as error:
-        raise UsageError(f"--port {plan.port} cannot be used ({error.strerror}); give another, or 0 for any") from error
+    except service.PortError as error:
+        raise UsageError(str(error)) from error
     events.tell("creating", f"endpoint {plan.name}: {plan.instances} x {plan.subject.title}, {served.address}")
     status = "Deleted"
     with stopping() as stop:
         try:
             if served.open(stop):
-                events.tell(
-                    "ready", f"endpoint {plan.name} is InService at {served.address}; Ctrl-C ends it", good=True
-                )
+                direct = f", an instance itself at {served.direct_address}/" if served.direct_address else ""
+                told = f"endpoint {plan.name} is InService at {served.address}{direct}; Ctrl-C ends it"
+                events.tell("ready", told, good=True)
             stop.wait()
         except NotInServiceError as error:
             status = "Failed"
@@ -218,6 +225,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         network_isolation=arguments.network_isolation,
         read_only_disk=serverless,
         asynchronous=_asynchronous(arguments),
+        direct_port=arguments.direct,
     )
 
 

@@ -1,7 +1,8 @@
 """Run a training job as SageMaker runs it.
 
-Job state, logs and results stand in FOLDER/NAME (build/platform/jobs). The exit code is 0 for Completed and Stopped, 1
-for Failed. Ctrl-C is StopTrainingJob; a second one gives up at once. See docs/local-platform.md.
+Job state, logs and results stand in FOLDER/NAME (build/platform/jobs); --results unpacks model and output elsewhere as
+well. The exit code is 0 for Completed and Stopped, 1 for Failed. Ctrl-C is StopTrainingJob; a second one gives up at
+once. See docs/local-platform.md.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from local_test import stage
 from local_test.cli import UsageError
-from local_test.simulator import channels, choosing, consoles
+from local_test.simulator import archives, channels, choosing, consoles
 from local_test.simulator.jobs import STOP_GRACE_S, Checkpoints, Request
 from local_test.simulator.jobs import run as run_job
 from local_test.simulator.metrics import Scraper
@@ -37,6 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="S",
         help="lose all hosts after S seconds of training and start them anew; several: one for each attempt",
+    )
+    parser.add_argument(
+        "--warm-pool", type=Path, metavar="FOLDER", help="stands for the persistent cache of a warm pool"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="unpack the archives into model and output of FOLDER as well, instead of what an earlier run left there",
     )
 
 
@@ -99,10 +110,16 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.name or new_name("local"),
         stop_after_s=arguments.stop_after,
         interruptions_s=arguments.spot_interrupt_after,
+        warm_pool=arguments.warm_pool,
     )
+    if arguments.results is not None:
+        _make_room(arguments.results, request)
     with consoles.console() as console, stopping() as stop:
         record = run_job(request, subject, arguments.folder, console, stop=stop.is_set)
     print(summary(record, console.scraper))
+    if arguments.results is not None:
+        for archive, place in (("model.tar.gz", "model"), ("output.tar.gz", "output/data")):
+            archives.unpack(record.folder / "output" / archive, arguments.results / place)
     return 1 if record.status == "Failed" else 0
 
 
@@ -195,12 +212,24 @@ def pairs(words: Sequence[str], option: str, *, split: bool = False) -> Mapping[
         UsageError: a word is none; names it.
     """
     found: dict[str, str] = {}
-    for word in shlex.split(" ".join(words)) if split else words:
+    try:
+        parts = shlex.split(" ".join(words)) if split else words
+    except ValueError as error:
+        raise UsageError(f"{option} {' '.join(words)!r} cannot be read: {error}") from error
+    for word in parts:
         name, separator, value = word.partition("=")
         if not separator or not name:
             raise UsageError(f"{option} {word!r}: write NAME=VALUE")
         found[name] = value
     return found
+
+
+def _make_room(results: Path, request: Request) -> None:
+    """Empties the folder of results before the job, so that nothing of an earlier one is taken for its own."""
+    try:
+        stage.empty(results, keep=[channel.source for channel in request.channels])
+    except stage.StageError as error:
+        raise UsageError(str(error)) from error
 
 
 def _own_metrics() -> Mapping[str, str]:

@@ -38,7 +38,7 @@ class Channel:
 
     Args:
         name: letters, digits, ``.-_``, 64 at most.
-        source: folder of the objects, or an augmented manifest with ``attributes``.
+        source: folder of the objects, a file that is the only one, or an augmented manifest with ``attributes``.
         mode: how they come.
         sharded: every host gets a share of the objects (ShardedByS3Key) instead of all.
         recordio: objects of a pipe come each in a RecordIO record.
@@ -69,8 +69,10 @@ class Channel:
                 raise RequestError(
                     f"channel {self.name}: an augmented manifest is streamed; add mode=Pipe wrapper=RecordIO"
                 )
-        elif not self.source.is_dir():
-            raise RequestError(f"channel {self.name}: {self.source} is not a folder; name one that holds the objects")
+        elif not self.source.exists():
+            raise RequestError(
+                f"channel {self.name}: {self.source} is not there; name the folder that holds the objects"
+            )
         if self.recordio and self.mode is not InputMode.PIPE:
             raise RequestError(f"channel {self.name}: wrapper=RecordIO is for mode=Pipe, not {self.mode}")
 
@@ -83,18 +85,26 @@ class Channel:
         }
         return told | ({"ContentType": self.content_type} if self.content_type else {})
 
+    @property
+    def base(self) -> Path:
+        """Folder below which the objects lie."""
+        return self.source if self.source.is_dir() else self.source.parent
+
     def objects(self, host: int = 0, hosts: int = 1) -> Sequence[str]:
         """Keys that a host gets, sorted: all, or every n-th of them. It may be none."""
-        found = sorted(
-            str((Path(folder) / name).relative_to(self.source))
-            for folder, _, names in os.walk(self.source, followlinks=True)
-            for name in names
-        )
+        if self.source.is_file():
+            found = [self.source.name]
+        else:
+            found = sorted(
+                str((Path(folder) / name).relative_to(self.source))
+                for folder, _, names in os.walk(self.source, followlinks=True)
+                for name in names
+            )
         return found[host::hosts] if self.sharded else found
 
     def folder(self, host: int, hosts: int, scratch: Path) -> Path:
         """What is mounted as the channel: its source, or a host's share of it, made in ``scratch``."""
-        if not self.sharded or hosts == 1:
+        if self.source.is_dir() and (not self.sharded or hosts == 1):
             return self.source.resolve()
         share = scratch / self.name
         share.mkdir(parents=True)
@@ -103,9 +113,9 @@ class Channel:
             target.parent.mkdir(parents=True, exist_ok=True)
             # A symbolic link would lead out of a container.
             try:
-                os.link((self.source / key).resolve(), target)
+                os.link((self.base / key).resolve(), target)
             except OSError:
-                shutil.copyfile(self.source / key, target)
+                shutil.copyfile(self.base / key, target)
         return share
 
 

@@ -4,7 +4,8 @@ The order of events is the platform's: Starting, Downloading, Training, Uploadin
 Stopped. A spot interruption takes all hosts at once, and they start anew with nothing but the checkpoints.
 
 Sources: AWS docs, your-algorithms-training-algo-dockerfile (stop), model-managed-spot-training (Interrupted),
-your-algorithms-training-algo-output (failure); API reference, StoppingCondition, SecondaryStatusTransition.
+your-algorithms-training-algo-output (failure), train-warm-pools; API reference, StoppingCondition,
+SecondaryStatusTransition.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ STOP_GRACE_S = 120.0
 
 _FAILURE_CHARACTERS = 1024
 _OPT_ML = PurePosixPath("/opt/ml")
+_WARM_POOL = "sagemaker/warmpoolcache"
 _TICK_S = 0.05
 # The platform does not say what becomes of the other hosts when one fails.
 _OTHERS_S = 10.0
@@ -85,6 +87,8 @@ class Request:
         stop_after_s: StopTrainingJob so long after the start of training.
         interruptions_s: spot interruptions so long after the start of training, of the first, second ... attempt.
         stop_grace_s: between SIGTERM and SIGKILL; the platform's unless a test is in a hurry.
+        warm_pool: folder that stands for the persistent cache of a warm pool, with a folder in it for each of several
+            hosts; None is no warm pool.
     """
 
     name: str
@@ -104,6 +108,7 @@ class Request:
     stop_after_s: float | None = None
     interruptions_s: Sequence[float] = ()
     stop_grace_s: float = STOP_GRACE_S
+    warm_pool: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuses what the service refuses."""
@@ -112,6 +117,8 @@ class Request:
             raise RequestError(f"channels {', '.join(names)}: {MAX_CHANNELS} at most, each name once")
         if self.hosts < 1:
             raise RequestError(f"{self.hosts} hosts; a job has one at least")
+        if self.warm_pool is not None and self.interruptions_s:
+            raise RequestError("a warm pool and spot instances exclude each other on SageMaker; leave one of them out")
 
 
 class Listener(Protocol):
@@ -308,13 +315,17 @@ class _Job:
             "TRAINING_JOB_NAME": request.name,
             "TRAINING_JOB_ARN": str(self._record.content["TrainingJobArn"]),
             "AWS_REGION": request.region,
-            **request.environment,
         }
+        if request.warm_pool is not None:
+            kept = request.warm_pool.absolute() / (name if len(hosts) > 1 else "")
+            kept.mkdir(parents=True, exist_ok=True)
+            mounts.append(Mount(kept, _WARM_POOL, read_only=False))
+            environment["SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY"] = str(_OPT_ML / _WARM_POOL)
         return Start(
             Command.TRAIN,
             root,
             readers[name].file,
-            environment=environment,
+            environment={**environment, **request.environment},
             mounts=mounts,
             host=name,
             network=network,

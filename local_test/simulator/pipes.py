@@ -113,9 +113,9 @@ class Feeder:
             if self._channel.attributes:
                 yield from (record(part) for part in self._attributes(json.loads(one)))
             elif self._channel.recordio:
-                yield record((self._channel.source / one).read_bytes())
+                yield record((self._channel.base / one).read_bytes())
             else:
-                with (self._channel.source / one).open("rb") as file:
+                with (self._channel.base / one).open("rb") as file:
                     while chunk := file.read(_CHUNK_BYTES):
                         yield chunk
 

@@ -10,7 +10,9 @@ What a container would give them is stood in for as far as a process of this mac
 - Memory is looked at four times a second, and the largest process is killed when it is too much; processor time is
   limited to whole cores.
 - Network isolation is not enforced.
-- `labels.json` and `environment.json` beside the programs stand for LABEL and ENV of the Dockerfile.
+- `labels.json` and `environment.json` beside the programs stand for LABEL and ENV of the Dockerfile. `process.json`
+  holds variables for a bare process alone, such as one that keeps its server to 127.0.0.1, where alone a container's
+  port is published.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ class ProcessSubject:
         if not self._programs.is_dir():
             raise SubjectError(f"{programs} is not a folder; name one that holds executables train and serve")
         self._labels = _table(self._programs / "labels.json")
-        self._environment = _table(self._programs / "environment.json")
+        self._environment = _table(self._programs / "environment.json") | _table(self._programs / "process.json")
         self._pause_s: float | None = None
 
     @property

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 from local_test.simulator.choosing import OWN_PROGRAMS
 from local_test.simulator.hosting.endpoint import Several
+from local_test.simulator.hosting.events import Events
 from local_test.simulator.hosting.fleet import NotInServiceError
 from local_test.simulator.hosting.rules import Health, Invocations
-from local_test.simulator.hosting.service import Asynchronous, Plan
+from local_test.simulator.hosting.service import EVENTS, Asynchronous, Plan, PortError, Service
 from local_test.simulator.processes import ProcessSubject
 from PIL import Image
 from tests.contract.local_platform import HEALTH, PATIENCE_S, Endpoint, client, little, model, serving
@@ -75,8 +78,9 @@ def own(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[Endp
         folder,
         model=bundle,
         instances=2,
-        environment={"DOGBREED_HOST": "127.0.0.1"},
+        environment={"DOGBREED_PAGE": "true"},
         health=HEALTH,
+        direct_port=0,
     )
     with serving(plan, attempts=4) as endpoint:
         yield endpoint
@@ -352,6 +356,37 @@ def test_a_model_that_loads_slowly_is_not_ready_and_loads_on(plan: Plan, tmp_pat
         assert endpoint.invoke(TargetModel="a.tar.gz")["Body"].read() == b"a"
 
 
+def test_this_projects_server_listens_on_this_machine_only(own: Endpoint) -> None:
+    for instance in own.service.fleet.in_service():
+        listening = [
+            connection.laddr.ip
+            for process in instance.launched.running.processes()
+            for connection in psutil.Process(process).net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert set(listening) == {"127.0.0.1"}
+
+
+def test_the_direct_port_leads_to_an_instance_and_its_page(own: Endpoint, photo: bytes) -> None:
+    address = own.service.direct_address
+    assert address is not None
+    with urllib.request.urlopen(f"{address}/ping", timeout=PATIENCE_S) as answer:
+        assert answer.status == 200
+    with urllib.request.urlopen(f"{address}/", timeout=PATIENCE_S) as answer:
+        assert "<!doctype html>" in answer.read().decode()
+    request = urllib.request.Request(f"{address}/invocations", photo, {"Content-Type": "image/jpeg"})
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        assert json.loads(answer.read())["predictions"]
+
+
+def test_a_port_that_is_taken_is_named(plan: Plan) -> None:
+    with serving(plan) as endpoint:
+        taken = int(endpoint.service.address.rpartition(":")[2])
+        for ports in ({"port": taken}, {"direct_port": taken}):
+            with pytest.raises(PortError, match=f"port {taken} cannot be used"):
+                Service(replace(plan, **ports), Events(plan.folder / EVENTS))
+
+
 def test_this_projects_server_with_many_models(bundle: Path, tmp_path: Path, photo: bytes) -> None:
     folder = tmp_path / "archives"
     folder.mkdir()
@@ -362,7 +397,6 @@ def test_this_projects_server_with_many_models(bundle: Path, tmp_path: Path, pho
         ProcessSubject(OWN_PROGRAMS),
         tmp_path / "dogs",
         several=Several(folder),
-        environment={"DOGBREED_HOST": "127.0.0.1"},
         health=HEALTH,
     )
     with serving(plan) as endpoint:

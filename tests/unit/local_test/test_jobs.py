@@ -422,6 +422,58 @@ def test_searches_that_the_service_refuses(stage, capsys, options, sentence):
     assert sentence in capsys.readouterr().err
 
 
+KEEPS = """
+kept = pathlib.Path(os.environ["SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY"])
+assert kept == ml / "sagemaker/warmpoolcache"
+(kept / os.environ["TRAINING_JOB_NAME"]).write_text(me)
+print("kept", sorted(file.name for file in kept.iterdir()))
+"""
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_the_cache_of_a_warm_pool_outlives_the_job(stage, tmp_path, capsys, hosts):
+    pool = tmp_path / "pool"
+    options = ["--process", str(stage.program(KEEPS)), "--folder", str(stage.jobs), "--warm-pool", str(pool)]
+    for name in ("first", "second"):
+        assert main(["train", *options, "--hosts", str(hosts), "--name", name]) == 0
+    assert capsys.readouterr().err.count("kept ['first', 'second']") == hosts, "each host finds its own"
+    assert (
+        {file.read_text() for file in pool.rglob("second")} == {"algo-1"} if hosts == 1 else {"127.0.0.1", "localhost"}
+    )
+    assert main(["train", *options, "--spot-interrupt-after", "1"]) == 2
+    assert "a warm pool and spot instances exclude each other" in capsys.readouterr().err
+
+
+def test_results_are_unpacked_instead_of_earlier_ones(stage, tmp_path, capsys):
+    leaves = '(ml / "model" / me).write_text("m"); (ml / "output/data/report").write_text("r")'
+    folders = ["--folder", str(stage.jobs), "--results", str(tmp_path / "ml")]
+
+    def files() -> list[str]:
+        return sorted(
+            str(file.relative_to(tmp_path / "ml")) for file in (tmp_path / "ml").rglob("*") if file.name != ".staged"
+        )
+
+    assert main(["train", "--process", str(stage.program(leaves)), "--name", "one", *folders]) == 0
+    assert files() == ["model", "model/algo-1", "output", "output/data", "output/data/report"]
+    assert main(["train", "--process", str(stage.program("sys.exit(1)")), "--name", "two", *folders]) == 1
+    assert files() == ["model", "output", "output/data"]
+
+
+def test_a_folder_of_somebody_else_takes_no_results(stage, tmp_path, capsys):
+    (tmp_path / "home" / "model").mkdir(parents=True)
+    (tmp_path / "home" / "model" / "thesis").touch()
+    folders = ["--process", str(stage.program("")), "--folder", str(stage.jobs)]
+    assert main(["train", *folders, "--results", str(tmp_path / "home")]) == 2
+    assert "name another folder" in capsys.readouterr().err
+    assert (tmp_path / "home" / "model" / "thesis").exists()
+    assert not stage.jobs.exists(), "no job was begun"
+
+
+def test_hyperparameters_that_cannot_be_read_are_a_sentence(stage, capsys):
+    assert main(["train", "--process", str(stage.program("")), "--folder", str(stage.jobs), "--hp", "a='b"]) == 2
+    assert """--hp "a='b" cannot be read: No closing quotation""" in capsys.readouterr().err
+
+
 RESUMES = """
 checkpoint = pathlib.Path(config["checkpointconfig"]["LocalPath"]) / me
 done = int(checkpoint.read_text()) if checkpoint.exists() else 0
