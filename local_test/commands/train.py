@@ -184,7 +184,7 @@ def summary(record: Record, scraper: Scraper | None) -> str:
     content, local = record.content, record.local
     lines = []
     if scraper is not None and scraper.series:
-        lines += [consoles.table(("metric", "last", "lowest", "highest", "values"), list(consoles.rows(scraper))), ""]
+        lines += [consoles.table(consoles.HEADER, list(consoles.rows(scraper))), ""]
     lines.append(f"{content['TrainingJobName']}: {record.status}, billed {content['BillableTimeInSeconds']} s")
     if local.get("Attempts", 1) > 1:
         lines.append(f"attempts: {local['Attempts']}")

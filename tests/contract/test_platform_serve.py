@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -475,7 +476,39 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
             process.kill()
     assert process.returncode == 0, err
     assert "1 requests: 1 x 200" in out
+    assert out.startswith("instance      state  under way  requests  p50 ms  p99 ms  memory MB\ni-0001    InService ")
+    assert "\033[" not in err
     assert json.loads(state.read_text())["status"] == "Deleted"
+
+
+def test_on_a_terminal_the_endpoint_is_a_live_table(tmp_path: Path) -> None:
+    little(tmp_path)
+    command = [sys.executable, "-m", "local_test", "serve", "dogs", "--process", str(tmp_path / "programs")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm", "COLUMNS": "120"}
+    environment.pop("NO_COLOR", None)
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [*command, "--model", str(model(tmp_path)), "--port", "0"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=slave,
+    ) as process:
+        os.close(slave)
+        seen = ""
+        try:
+            while "\033[32mInService\033[0m" not in seen:
+                seen += os.read(master, 65536).decode(errors="replace")
+            process.terminate()
+            with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+                while part := os.read(master, 65536):
+                    seen += part.decode(errors="replace")
+        finally:
+            process.kill()
+            os.close(master)
+    assert "dogs at http://127.0.0.1:" in seen
+    assert "p99 ms" in seen
+    assert "1 of 1" in seen
 
 
 def test_health_is_asked_with_the_platforms_own_patience() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from local_test.simulator import state
-from local_test.simulator.hosting import faults, launching, unpacking
+from local_test.simulator.hosting import board, faults, launching, unpacking
 from local_test.simulator.hosting.asynchronous import Output, Queue, Store
 from local_test.simulator.hosting.door import Door
 from local_test.simulator.hosting.endpoint import Endpoint, Reply, Request, Several
@@ -137,6 +137,10 @@ class Service:
     def direct_address(self) -> str | None:
         """Of the port that leads past the service, if there is one."""
         return None if self._door is None else self._door.address
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Its instances and requests now; see `board`."""
+        return board.rows(self.fleet.instances(), self._events.counts())
 
     def open(self, stop: threading.Event) -> bool:
         """Starts all of it, and returns when it is in service; False when ``stop`` came first.
