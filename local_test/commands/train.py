@@ -62,7 +62,8 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar=("NAME=FOLDER", "OPTION=VALUE"),
         help="mode=File|FastFile|Pipe distribution=FullyReplicated|ShardedByS3Key wrapper=None|RecordIO "
-        "content-type=TYPE attributes=source-ref,class (NAME=MANIFEST) reported=FastFile shuffle=SEED",
+        "compression=None|Gzip content-type=TYPE attributes=source-ref,class (NAME=MANIFEST) reported=FastFile "
+        "shuffle=SEED",
     )
     parser.add_argument(
         "--hp", action="append", default=[], metavar="NAME=VALUE", help='hyperparameters; "a=1 b=2" are two'

@@ -42,6 +42,7 @@ class Channel:
         mode: how they come.
         sharded: every host gets a share of the objects (ShardedByS3Key) instead of all.
         recordio: objects of a pipe come each in a RecordIO record.
+        gzipped: objects of a pipe are compressed, and come decompressed (CompressionType).
         content_type: told in inputdataconfig.json; None is not told.
         attributes: of an augmented manifest, in the order in which they are streamed.
         reported: mode that inputdataconfig.json tells. AWS's pages disagree on FastFile: the current one says File.
@@ -53,6 +54,7 @@ class Channel:
     mode: InputMode = InputMode.FILE
     sharded: bool = False
     recordio: bool = False
+    gzipped: bool = False
     content_type: str | None = None
     attributes: tuple[str, ...] = ()
     reported: str | None = None
@@ -75,6 +77,10 @@ class Channel:
             )
         if self.recordio and self.mode is not InputMode.PIPE:
             raise RequestError(f"channel {self.name}: wrapper=RecordIO is for mode=Pipe, not {self.mode}")
+        if self.gzipped and self.mode is not InputMode.PIPE:
+            raise RequestError(f"channel {self.name}: compression=Gzip is for mode=Pipe, not {self.mode}")
+        if self.gzipped and self.attributes:
+            raise RequestError(f"channel {self.name}: compression=Gzip of what a manifest names cannot be had here")
 
     def described(self) -> Mapping[str, str]:
         """Its entry of inputdataconfig.json, which names no source."""
@@ -128,19 +134,20 @@ def parse(words: Sequence[str]) -> Channel:
     name, separator, source = words[0].partition("=")
     if not separator or not source:
         raise RequestError(f"--channel {words[0]!r}: write NAME=FOLDER, such as train=photos/train")
-    options = {"mode": "File", "distribution": "FullyReplicated", "wrapper": "None"}
+    options = {"mode": "File", "distribution": "FullyReplicated", "wrapper": "None", "compression": "None"}
     allowed = {
         "mode": [str(mode) for mode in InputMode],
         "distribution": ["FullyReplicated", "ShardedByS3Key"],
         "wrapper": ["None", "RecordIO"],
+        "compression": ["None", "Gzip"],
         "reported": [str(mode) for mode in InputMode],
     }
     for word in words[1:]:
         option, separator, value = word.partition("=")
         if not separator or option not in {*allowed, "content-type", "attributes", "shuffle"}:
             raise RequestError(
-                f"channel {name}: {word!r} is no option; there are mode, distribution, wrapper, content-type, "
-                "attributes, reported and shuffle, each with =value"
+                f"channel {name}: {word!r} is no option; there are mode, distribution, wrapper, compression, "
+                "content-type, attributes, reported and shuffle, each with =value"
             )
         if value not in allowed.get(option, [value]):
             raise RequestError(f"channel {name}: {option}={value!r}; allowed: {', '.join(allowed[option])}")
@@ -154,6 +161,7 @@ def parse(words: Sequence[str]) -> Channel:
         InputMode(options["mode"]),
         sharded=options["distribution"] == "ShardedByS3Key",
         recordio=options["wrapper"] == "RecordIO",
+        gzipped=options["compression"] == "Gzip",
         content_type=options.get("content-type"),
         attributes=tuple(filter(None, options.get("attributes", "").split(","))),
         reported=options.get("reported"),

@@ -64,6 +64,8 @@ def test_a_file_is_the_only_object_of_its_channel(photos, tmp_path):
         (["train={photos}", "mode=Tape"], r"mode='Tape'; allowed: File, FastFile, Pipe"),
         (["train={photos}", "speed=fast"], "'speed=fast' is no option"),
         (["train={photos}", "shuffle=x"], "shuffle='x' is not a seed"),
+        (["train={photos}", "compression=Gzip"], "compression=Gzip is for mode=Pipe, not File"),
+        (["train={photos}", "mode=Pipe", "compression=zip"], "compression='zip'; allowed: None, Gzip"),
         (["train={photos}", "wrapper=RecordIO"], "wrapper=RecordIO is for mode=Pipe, not File"),
         (["train={photos}", "attributes=source-ref"], "attributes are of a manifest"),
         (["train={photos}/a/1", "attributes=source-ref", "mode=Pipe"], "add mode=Pipe wrapper=RecordIO"),
