@@ -23,6 +23,7 @@ from local_test.cli import UsageError
 from local_test.simulator import archives, channels, choosing, consoles
 from local_test.simulator.jobs import STOP_GRACE_S, Checkpoints, Request
 from local_test.simulator.jobs import run as run_job
+from local_test.simulator.layout import InstanceGroup
 from local_test.simulator.metrics import Scraper
 from local_test.simulator.records import JOBS, Record
 
@@ -63,7 +64,7 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME=FOLDER", "OPTION=VALUE"),
         help="mode=File|FastFile|Pipe distribution=FullyReplicated|ShardedByS3Key wrapper=None|RecordIO "
         "compression=None|Gzip content-type=TYPE attributes=source-ref,class (NAME=MANIFEST) reported=FastFile "
-        "shuffle=SEED",
+        "shuffle=SEED groups=NAME,NAME",
     )
     parser.add_argument(
         "--hp", action="append", default=[], metavar="NAME=VALUE", help='hyperparameters; "a=1 b=2" are two'
@@ -71,6 +72,13 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quote", choices=("bare", "json"), default="bare", help="how values of --hp are written")
     parser.add_argument("--hosts", type=int, default=1, metavar="N")
     parser.add_argument("--instance-type", default="ml.m5.xlarge", metavar="TYPE")
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME=TYPE:COUNT",
+        help="instance group of a heterogeneous cluster, instead of --hosts and --instance-type",
+    )
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable for the subject")
     parser.add_argument(
@@ -157,6 +165,9 @@ def request_of(arguments: argparse.Namespace, name: str, **more: object) -> Requ
     """
     asked = [["train=" + str(arguments.data)]] if arguments.data is not None else []
     documents = {"debughookconfig": arguments.debug_hook, "profilerconfig": arguments.profiler}
+    groups = [_group(word) for word in arguments.group]
+    if groups and arguments.hosts != 1:
+        raise UsageError("--group says how many hosts there are; leave --hosts out")
     checkpoints = None
     if arguments.checkpoints is not None:
         store = Path(arguments.checkpoints).absolute() if arguments.checkpoints else None
@@ -165,8 +176,9 @@ def request_of(arguments: argparse.Namespace, name: str, **more: object) -> Requ
         name,
         hyperparameters=pairs(arguments.hp, "--hp", split=True),
         channels=[channels.parse(words) for words in [*asked, *arguments.channel]],
-        hosts=arguments.hosts,
+        hosts=sum(group.count for group in groups) or arguments.hosts,
         instance_type=arguments.instance_type,
+        groups=groups,
         quoted=arguments.quote == "json",
         environment=pairs(arguments.env, "--env"),
         region=arguments.region,
@@ -223,6 +235,14 @@ def pairs(words: Sequence[str], option: str, *, split: bool = False) -> Mapping[
             raise UsageError(f"{option} {word!r}: write NAME=VALUE")
         found[name] = value
     return found
+
+
+def _group(word: str) -> InstanceGroup:
+    name, _, described = word.partition("=")
+    instance_type, _, count = described.partition(":")
+    if not instance_type or not count.isdecimal():
+        raise UsageError(f"--group {word!r}: write NAME=TYPE:COUNT, such as loaders=ml.c5.xlarge:2")
+    return InstanceGroup(name, instance_type, int(count))
 
 
 def _make_room(results: Path, request: Request) -> None:

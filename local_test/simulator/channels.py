@@ -47,6 +47,7 @@ class Channel:
         attributes: of an augmented manifest, in the order in which they are streamed.
         reported: mode that inputdataconfig.json tells. AWS's pages disagree on FastFile: the current one says File.
         shuffle_seed: new order of a pipe's objects in every epoch; None keeps that of the keys.
+        groups: instance groups that get it; empty is all.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Channel:
     attributes: tuple[str, ...] = ()
     reported: str | None = None
     shuffle_seed: int | None = None
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses what CreateTrainingJob refuses."""
@@ -144,10 +146,10 @@ def parse(words: Sequence[str]) -> Channel:
     }
     for word in words[1:]:
         option, separator, value = word.partition("=")
-        if not separator or option not in {*allowed, "content-type", "attributes", "shuffle"}:
+        if not separator or option not in {*allowed, "content-type", "attributes", "shuffle", "groups"}:
             raise RequestError(
                 f"channel {name}: {word!r} is no option; there are mode, distribution, wrapper, compression, "
-                "content-type, attributes, reported and shuffle, each with =value"
+                "content-type, attributes, reported, groups and shuffle, each with =value"
             )
         if value not in allowed.get(option, [value]):
             raise RequestError(f"channel {name}: {option}={value!r}; allowed: {', '.join(allowed[option])}")
@@ -166,4 +168,5 @@ def parse(words: Sequence[str]) -> Channel:
         attributes=tuple(filter(None, options.get("attributes", "").split(","))),
         reported=options.get("reported"),
         shuffle_seed=None if shuffle is None else int(shuffle),
+        groups=tuple(filter(None, options.get("groups", "").split(","))),
     )

@@ -422,6 +422,76 @@ def test_searches_that_the_service_refuses(stage, capsys, options, sentence):
     assert sentence in capsys.readouterr().err
 
 
+GROUPED = """
+channels = sorted(config["inputdataconfig"])
+files = [name for name in channels if name != "piped"]
+folders = {name: sorted(file.name for file in (ml / "input/data" / name).iterdir()) for name in files}
+pipes = sorted(file.name for file in (ml / "input/data").glob("*_0"))
+(ml / "output/data" / f"{me}.json").write_text(json.dumps([config["resourceconfig"], channels, folders, pipes]))
+"""
+
+
+def test_instance_groups_have_types_and_channels_of_their_own(stage, tmp_path, capsys):
+    objects = tmp_path / "objects"
+    objects.mkdir()
+    for name in ("a", "b", "c"):
+        (objects / name).touch()
+    options = ["--process", str(stage.program(GROUPED)), "--folder", str(stage.jobs), "--name", "grouped"]
+    options += ["--group", "loaders=ml.c5.xlarge:2", "--group", "trainer=ml.g5.xlarge:1", "--data", str(objects)]
+    options += ["--channel", f"shards={objects}", "groups=loaders", "distribution=ShardedByS3Key"]
+    options += ["--channel", f"piped={objects}", "groups=trainer", "mode=Pipe"]
+    assert main(["train", *options, "--results", str(tmp_path / "ml")]) == 0, capsys.readouterr().err
+    told = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "ml" / "output" / "data").iterdir()}
+    first, second, third = sorted(told)
+    groups = [
+        {"instance_group_name": "loaders", "instance_type": "ml.c5.xlarge", "hosts": [first, second]},
+        {"instance_group_name": "trainer", "instance_type": "ml.g5.xlarge", "hosts": [third]},
+    ]
+    for name, (resources, _, folders, _) in told.items():
+        group = groups[name == third]
+        assert resources["instance_groups"] == groups
+        assert resources["current_group_name"] == group["instance_group_name"]
+        assert resources["current_instance_type"] == group["instance_type"]
+        assert folders["train"] == ["a", "b", "c"]
+    assert [told[name][1] for name in (first, third)] == [["shards", "train"], ["piped", "train"]]
+    assert [told[name][2].get("shards") for name in (first, second, third)] == [["a", "c"], ["b"], None]
+    assert [told[name][3] for name in (first, second, third)] == [[], [], ["piped_0"]]
+    described = json.loads((stage.jobs / "grouped" / "job.json").read_text())
+    assert described["ResourceConfig"]["InstanceGroups"][1] == {
+        "InstanceGroupName": "trainer",
+        "InstanceType": "ml.g5.xlarge",
+        "InstanceCount": 1,
+    }
+    sources = {one["ChannelName"]: one["DataSource"]["S3DataSource"] for one in described["InputDataConfig"]}
+    assert sources["shards"]["InstanceGroupNames"] == ["loaders"]
+    assert "InstanceGroupNames" not in sources["train"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--group", "a"], "--group 'a': write NAME=TYPE:COUNT"),
+        (["--group", "a=ml.m5.xlarge:0"], "instance group a: 0 instances; give 1 or more"),
+        (["--group", f"{'a' * 65}=ml.m5.xlarge:1"], "a name has 1 to 64 characters"),
+        (
+            ["--group", "a=ml.m5.xlarge:1", "--group", "a=ml.m5.large:1"],
+            "instance groups a, a: 5 at most, each name once",
+        ),
+        ([word for name in "abcdef" for word in ("--group", f"{name}=ml.m5.xlarge:1")], "5 at most"),
+        (["--group", "a=ml.m5.xlarge:2", "--hosts", "2"], "leave --hosts out"),
+        (["--group", "a=ml.m5.xlarge:1", "--warm-pool", "pool"], "a warm pool and instance groups exclude each other"),
+        (
+            ["--group", "a=ml.m5.xlarge:1", "--channel", "x=/", "groups=b"],
+            "for the instance group b, which the job does",
+        ),
+        (["--channel", "x=/", "groups=b"], "for the instance group b, which the job does not have"),
+    ],
+)
+def test_instance_groups_that_the_service_refuses(stage, capsys, options, sentence):
+    assert main(["train", "--process", str(stage.program("")), "--folder", str(stage.jobs), *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
 KEEPS = """
 kept = pathlib.Path(os.environ["SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY"])
 assert kept == ml / "sagemaker/warmpoolcache"
