@@ -73,6 +73,11 @@ def test_what_the_folder_says_for_the_dockerfile(stage):
     stage.running.append(made.start(Start(Command.TRAIN, stage.root, stage.log)))
     assert stage.running[0].wait(60) == 0
     assert stage.log.read_text() == "yes here\n"
+    stage.running.append(
+        ProcessSubject(folder, as_contained=True).start(Start(Command.TRAIN, stage.root, stage.folder / "log"))
+    )
+    assert stage.running[1].wait(60) == 0
+    assert (stage.folder / "log").read_text() == "yes everywhere\n"
 
 
 @pytest.mark.parametrize("name", ["labels.json", "environment.json", "process.json"])
