@@ -247,7 +247,7 @@ def _place(resumed_at: re.Match[str] | None) -> _Place:
         return _Place("after a checkpoint", resumed_at[0])
     epoch, batch = int(groups["epoch"]), int(groups["batch"])
     if batch:
-        return _Place("within an epoch", f"went on in epoch {epoch} after {batch} batches")
+        return _Place("within an epoch", f"went on in epoch {epoch} after batch {batch}")
     return _Place("between epochs", f"went on before epoch {epoch}")
 
 

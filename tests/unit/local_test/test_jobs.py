@@ -604,7 +604,7 @@ def test_a_job_that_cannot_be_interrupted_is_a_sentence(stage, capsys):
 @pytest.mark.parametrize(
     ("line", "told", "kind"),
     [
-        ("going on from 00003-0000002.pt", "went on in epoch 3 after 2 batches", "within an epoch"),
+        ("going on from 00003-0000002.pt", "went on in epoch 3 after batch 2", "within an epoch"),
         ("going on from 00003-0000000.pt", "went on before epoch 3", "between epochs"),
         ("hello", "began anew", "before a checkpoint"),
     ],
