@@ -20,13 +20,15 @@ WEIGHTS_DIR ?=
 TORCH_INDEX ?=
 TRIALS ?= 20
 TUNE_FLAGS ?=
+# Of local-train and local-serve: `python -m local_test train --help` and `serve --help` list them; --gpus is one.
+TRAIN_FLAGS ?=
+SERVE_FLAGS ?=
 # Of every bench-NAME: `.venv/bin/python benchmarks/NAME.py --help` lists them.
 BENCH_FLAGS ?=
-# For the engine: DOCKER_BUILD_FLAGS="--network host", DOCKER_RUN_FLAGS="--gpus all".
+# For the engine: DOCKER_BUILD_FLAGS="--network host".
 DOCKER_BUILD_FLAGS ?=
-DOCKER_RUN_FLAGS ?=
 # Passed by environment, so that blanks and quotes in a value survive.
-export DATA WEIGHTS ML HP PORT IMAGE TAG BACKBONES WEIGHTS_DIR TORCH_INDEX DOCKER_BUILD_FLAGS DOCKER_RUN_FLAGS
+export DATA WEIGHTS ML HP PORT IMAGE TAG BACKBONES WEIGHTS_DIR TORCH_INDEX DOCKER_BUILD_FLAGS
 
 # The first Python 3.11 found; any path may be given.
 PYTHON ?= $(shell for name in python3.11 python3 python; do $$name -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$name && break; done || echo python3.11)
@@ -59,6 +61,7 @@ help: ## Print this
 	@echo '  IMAGE    photo for predict'
 	@echo '  TAG      Docker image: $(TAG)'
 	@echo '  BENCH_FLAGS of bench-NAME; benchmarks/NAME.py --help lists them'
+	@echo '  TRAIN_FLAGS, SERVE_FLAGS of local-train and local-serve, such as --gpus: docs/local-platform.md'
 	@echo '  SUBJECT  of conformance: process (this checkout) or image (TAG)'
 	@echo '  BACKBONES, WEIGHTS_DIR, TORCH_INDEX of build: docs/image.md'
 
@@ -91,7 +94,7 @@ demo: $(INSTALLED) ## Draw a data set, train on it, serve the model and ask it s
 
 RESULTS = ls '$(ML)/model/bundle.json' '$(ML)/output/data/insight/report.html' 2>/dev/null || true
 train: $(INSTALLED) ## Train on DATA (WEIGHTS, HP); the bundle is in ML/model
-	@local_test/train_local.sh process
+	@local_test/train_local.sh
 	@$(RESULTS)
 
 # The same command again goes on with a search that was ended; NAME is another one.
@@ -102,7 +105,7 @@ tune: $(INSTALLED) ## Search hyperparameters on DATA (WEIGHTS, HP, TRIALS, NAME,
 	  $(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(HP),--hp $$HP) $(TUNE_FLAGS)
 
 serve: $(INSTALLED) ## Serve ML/model on 127.0.0.1:PORT
-	@local_test/serve_local.sh process
+	@local_test/serve_local.sh
 
 predict: ## Send the photo IMAGE to the server on PORT
 	@local_test/predict.sh "$$IMAGE"
@@ -177,12 +180,17 @@ ifeq ($(filter --no-execute-changeset,$(STACK_FLAGS)),)
 	  sed 's/^/export /'
 endif
 
-local-train: $(INSTALLED) ## The same as train, in the image TAG (DOCKER_RUN_FLAGS)
-	@local_test/train_local.sh image
+local-train: $(INSTALLED) ## The same as train, in the image TAG, as SageMaker would run it (TRAIN_FLAGS)
+	@[[ -n "$$DATA" ]] || { echo "name the photos: make local-train DATA=folder/with/train/valid/test" >&2; exit 1; }
+	@$(BIN)/python -m local_test train --image '$(TAG)' --data "$$DATA" $(if $(WEIGHTS),--channel pretrained="$$WEIGHTS") \
+	  --hp "$$HP" --warm-pool $(CACHE)/features --results "$$ML" $(TRAIN_FLAGS)
 	@$(RESULTS)
 
-local-serve: $(INSTALLED) ## The same as serve, in the image TAG (DOCKER_RUN_FLAGS)
-	@local_test/serve_local.sh image
+local-serve: $(INSTALLED) ## The same as serve, in the image TAG, and InvokeEndpoint on port 8000 (SERVE_FLAGS)
+	@[[ -f "$$ML/model/bundle.json" ]] || \
+	  { echo "$$ML/model holds no bundle.json; train first: make local-train DATA=path/to/images" >&2; exit 1; }
+	@$(BIN)/python -m local_test serve local --image '$(TAG)' --model "$$ML/model" --direct "$$PORT" \
+	  --env DOGBREED_PAGE=true $(SERVE_FLAGS)
 
 # CHECK_FLAGS: python -m local_test check --help lists them.
 SUBJECT ?= process

@@ -64,12 +64,12 @@ step "1 of 4: draw a small data set"
 step "2 of 4: train a small network on it"
 DATA=$data ML=$ml WEIGHTS='' \
   HP="model=tiny pretrained=false trainable=all image-size=64 augment=flip epochs=30 patience=10 lr=0.005" \
-  local_test/train_local.sh process
+  local_test/train_local.sh
 
 step "3 of 4: start the server (log: ${log#"$PWD"/})"
 port=$(free_port "${PORT:-8080}")
 url=http://127.0.0.1:$port
-ML=$ml PORT=$port local_test/serve_local.sh process >"$log" 2>&1 </dev/null &
+ML=$ml PORT=$port local_test/serve_local.sh >"$log" 2>&1 </dev/null &
 server=$!
 stop() {
   kill -TERM "$server" 2>/dev/null || true

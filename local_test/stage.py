@@ -4,7 +4,8 @@
 
 Writes the three files of input/config and the channels `train` and, with weights, `pretrained`, and empties what an
 earlier run left in input, model and output. It only does so in a folder that it made itself, which a marker file
-tells. Knows the layout from `dogbreed.environment`, and nothing of hyperparameters but that they are strings.
+tells. Knows nothing of hyperparameters but that they are strings. `python -m local_test train --results` leaves there
+what a job left.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dogbreed.environment import Paths
-
 MARKER_FILE = ".staged"
 """Stands in a folder that this script may empty."""
+
+EMPTIED = ("input", "model", "output")
+"""What a new job empties."""
 
 _HOST = "algo-1"
 
@@ -29,9 +31,7 @@ class StageError(Exception):
     """The folder cannot be laid out as asked; the message says what to do."""
 
 
-def stage(
-    root: Path, *, data: Path, weights: Path | None = None, hyperparameters: Mapping[str, str], mounted: bool = False
-) -> Paths:
+def stage(root: Path, *, data: Path, weights: Path | None = None, hyperparameters: Mapping[str, str]) -> None:
     """Lays out ``root`` for a new job.
 
     Args:
@@ -39,7 +39,6 @@ def stage(
         data: folder of the `train` channel: train, valid and test, or one folder per class.
         weights: state-dict file for the `pretrained` channel.
         hyperparameters: names and values, as strings.
-        mounted: leave the channel folders out, because Docker mounts them. Otherwise they are links.
 
     Raises:
         StageError: an input is missing, or ``root`` holds files that are not ours to delete.
@@ -48,35 +47,56 @@ def stage(
         raise StageError(f"DATA={data} is not a folder with images in it; name one that holds train, valid and test")
     if weights is not None and not weights.is_file():
         raise StageError(f"WEIGHTS={weights} is not a file; name a state dict, such as mobilenet_v2.pth")
-    paths = Paths(root.absolute())
-    _claim(paths.root)
-    for inside in (paths.root / "input", paths.root / "output", paths.model):
-        for source in (data, weights):
-            if source is not None and source.resolve().is_relative_to(inside.resolve()):
-                raise StageError(f"{source} lies in {inside}, which is emptied for a new job; keep it elsewhere")
     sources = {"train": data.resolve()} | ({"pretrained": weights.resolve()} if weights else {})
-    _empty(paths)
-    for folder in (paths.config, paths.data, paths.model, paths.output_data):
+    empty(root, keep=list(sources.values()))
+    config, channels = root / "input" / "config", root / "input" / "data"
+    for folder in (config, channels, root / "model", root / "output" / "data"):
         folder.mkdir(parents=True)
     channel = {
         "TrainingInputMode": "File",
         "S3DistributionType": "FullyReplicated",
         "RecordWrapperType": "None",
     }
-    _write(paths.config / "hyperparameters.json", hyperparameters)
-    _write(paths.config / "inputdataconfig.json", dict.fromkeys(sources, channel))
+    _write(config / "hyperparameters.json", hyperparameters)
+    _write(config / "inputdataconfig.json", dict.fromkeys(sources, channel))
     _write(
-        paths.config / "resourceconfig.json",
+        config / "resourceconfig.json",
         {"current_host": _HOST, "hosts": [_HOST], "network_interface_name": "eth0", "current_instance_type": "local"},
     )
-    if not mounted:
-        for name, source in sources.items():
-            link = paths.data / name
-            if source.is_file():
-                link.mkdir()
-                link /= source.name
-            link.symlink_to(source)
-    return paths
+    for name, source in sources.items():
+        link = channels / name
+        if source.is_file():
+            link.mkdir()
+            link /= source.name
+        link.symlink_to(source)
+
+
+def empty(root: Path, *, keep: Sequence[Path] = ()) -> None:
+    """Makes ``root`` a folder of local runs, without what an earlier one left in input, model and output.
+
+    Args:
+        root: new, empty, or made so before.
+        keep: what the new run reads.
+
+    Raises:
+        StageError: ``root`` holds files that are not ours to delete, or something to keep lies among what goes.
+    """
+    _claim(root)
+    folders = [root / name for name in EMPTIED]
+    for folder in folders:
+        for source in keep:
+            if source.resolve().is_relative_to(folder.resolve()):
+                raise StageError(f"{source} lies in {folder}, which is emptied for a new job; keep it elsewhere")
+    for folder in folders:
+        try:
+            shutil.rmtree(folder)  # removes a link, never what it points to
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StageError(
+                f"{folder} of an earlier run cannot be emptied ({error}); a container may have left it to root, then: "
+                f"sudo rm -r {shlex.quote(str(root.absolute()))}"
+            ) from error
 
 
 def read_hyperparameters(text: str) -> dict[str, str]:
@@ -106,17 +126,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.data:
             raise StageError("DATA is not given; name a folder of images: make train DATA=path/to/images")
-        paths = stage(
-            options.root,
+        root = options.root.absolute()
+        stage(
+            root,
             data=Path(options.data),
             weights=Path(options.weights) if options.weights else None,
             hyperparameters=read_hyperparameters(options.hp),
-            mounted=options.mounted,
         )
     except StageError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"laid out {paths.root}; the model will be in {paths.model}")
+    print(f"laid out {root}; the model will be in {root / 'model'}")
     return 0
 
 
@@ -126,7 +146,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", default="", metavar="DIR", help="folder with train, valid, test, or class folders")
     parser.add_argument("--weights", default="", metavar="FILE", help="state-dict file for the channel `pretrained`")
     parser.add_argument("--hp", default="", metavar="TEXT", help='hyperparameters, "model=resnet18 lr=0.01"')
-    parser.add_argument("--mounted", action="store_true", help="leave the channel folders to Docker's mounts")
     return parser
 
 
@@ -141,19 +160,6 @@ def _claim(root: Path) -> None:
         )
     root.mkdir(parents=True, exist_ok=True)
     marker.write_text("Laid out by local_test/stage.py, which empties input, model and output for every new job.\n")
-
-
-def _empty(paths: Paths) -> None:
-    for folder in (paths.root / "input", paths.model, paths.root / "output"):
-        try:
-            shutil.rmtree(folder)  # removes a link, never what it points to
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise StageError(
-                f"{folder} of an earlier run cannot be emptied ({error}); a container may have left it to root, then: "
-                f"sudo rm -r {shlex.quote(str(paths.root))}"
-            ) from error
 
 
 def _write(file: Path, value: Mapping[str, object]) -> None:

@@ -77,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         checks = select(arguments.only)
     except KeyError as error:
         raise UsageError(f"--only {error.args[0]!r} matches no check; see --list") from error
-    subject = choosing.subject(arguments.image, arguments.process, gpus=arguments.gpus)
+    # The contract asks for all interfaces, of which a bare process is otherwise kept from all but one.
+    subject = choosing.subject(arguments.image, arguments.process, gpus=arguments.gpus, as_contained=True)
     work = _new_folder(arguments.keep)
     try:
         profile = _profile(arguments, work)

@@ -15,17 +15,20 @@ Ctrl-C, SIGTERM and `python -m local_test stop NAME` end it. Logs and events sta
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from local_test.cli import UsageError
-from local_test.simulator import choosing, instance_types, state
-from local_test.simulator.hosting import rules, service
+from local_test.simulator import choosing, consoles, instance_types, state
+from local_test.simulator.hosting import board, rules, service
+from local_test.simulator.hosting.board import Board
 from local_test.simulator.hosting.endpoint import Several
 from local_test.simulator.hosting.events import Events
 from local_test.simulator.hosting.fleet import NotInServiceError
@@ -47,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model", type=Path, metavar="TAR", help="model.tar.gz, or a folder with its content")
     model.add_argument("--models", type=Path, metavar="DIR", help="multi-model: a folder of such tarballs")
     parser.add_argument("--port", type=int, default=8000, help="of the endpoint, 0 for any (default %(default)s)")
+    parser.add_argument(
+        "--direct",
+        type=int,
+        metavar="PORT",
+        help="another port, past the service: its connections go to an instance as they are, for its pages and /ping; "
+        "0 for any",
+    )
     add_instance_arguments(parser)
     parser.add_argument(
         "--bind-to-port", type=int, metavar="PORT", help="that the subject must listen on, as behind a pipeline"
@@ -95,19 +105,32 @@ def run(arguments: argparse.Namespace) -> int:
         service.prepare(plan)
     except ArchiveError as error:
         raise UsageError(str(error)) from error
-    events = Events(plan.folder / service.EVENTS)
-    try:
-        served = Service(plan, events)
-    except OSError as error:
-        raise UsageError(f"--port {plan.port} cannot be used ({error.strerror}); give another, or 0 for any") from error
+    with contextlib.ExitStack() as stack:
+        screen = stack.enter_context(consoles.Screen()) if sys.stderr.isatty() else None
+        events = Events(plan.folder / service.EVENTS, say=None if screen is None else _sayer(screen))
+        try:
+            served = Service(plan, events)
+        except service.PortError as error:
+            raise UsageError(str(error)) from error
+        if screen is not None:
+            stack.enter_context(Board(_drawer(screen, served, plan.name)))
+        status, last = _serve(plan, served, events)
+    print(consoles.table(board.HEADER, last))
+    print(events.summary())
+    return 1 if status == "Failed" else 0
+
+
+def _serve(plan: Plan, served: Service, events: Events) -> tuple[str, list[tuple[str, ...]]]:
+    """Until it is told to end; the endpoint's last status, and its table before the instances were ended."""
     events.tell("creating", f"endpoint {plan.name}: {plan.instances} x {plan.subject.title}, {served.address}")
     status = "Deleted"
+    last: list[tuple[str, ...]] = []
     with stopping() as stop:
         try:
             if served.open(stop):
-                events.tell(
-                    "ready", f"endpoint {plan.name} is InService at {served.address}; Ctrl-C ends it", good=True
-                )
+                direct = f", an instance itself at {served.direct_address}/" if served.direct_address else ""
+                told = f"endpoint {plan.name} is InService at {served.address}{direct}; Ctrl-C ends it"
+                events.tell("ready", told, good=True)
             stop.wait()
         except NotInServiceError as error:
             status = "Failed"
@@ -116,9 +139,20 @@ def run(arguments: argparse.Namespace) -> int:
             status = "Failed"
             raise
         finally:
-            served.close(status)
-    print(events.summary())
-    return 1 if status == "Failed" else 0
+            try:
+                last = served.table()
+            finally:
+                served.close(status)
+    return status, last
+
+
+def _sayer(screen: consoles.Screen) -> Callable[[str, bool | None], None]:
+    styles = {True: "green", False: "red", None: ""}
+    return lambda text, good: screen.say((text, styles[good]))
+
+
+def _drawer(screen: consoles.Screen, served: Service, name: str) -> Callable[[], None]:
+    return lambda: screen.draw(f"{name} at {served.address}", board.HEADER, served.table(), board.STYLES)
 
 
 @contextmanager
@@ -218,6 +252,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         network_isolation=arguments.network_isolation,
         read_only_disk=serverless,
         asynchronous=_asynchronous(arguments),
+        direct_port=arguments.direct,
     )
 
 

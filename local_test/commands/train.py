@@ -1,7 +1,8 @@
 """Run a training job as SageMaker runs it.
 
-Job state, logs and results stand in FOLDER/NAME (build/platform/jobs). The exit code is 0 for Completed and Stopped, 1
-for Failed. Ctrl-C is StopTrainingJob; a second one gives up at once. See docs/local-platform.md.
+Job state, logs and results stand in FOLDER/NAME (build/platform/jobs); --results unpacks model and output elsewhere as
+well. The exit code is 0 for Completed and Stopped, 1 for Failed. Ctrl-C is StopTrainingJob; a second one gives up at
+once. See docs/local-platform.md.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from local_test import stage
 from local_test.cli import UsageError
-from local_test.simulator import channels, choosing, consoles
+from local_test.simulator import archives, channels, choosing, consoles
 from local_test.simulator.jobs import STOP_GRACE_S, Checkpoints, Request
 from local_test.simulator.jobs import run as run_job
+from local_test.simulator.layout import InstanceGroup
 from local_test.simulator.metrics import Scraper
 from local_test.simulator.records import JOBS, Record
 
@@ -38,6 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="lose all hosts after S seconds of training and start them anew; several: one for each attempt",
     )
+    parser.add_argument(
+        "--warm-pool", type=Path, metavar="FOLDER", help="stands for the persistent cache of a warm pool"
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="unpack the archives into model and output of FOLDER as well, instead of what an earlier run left there",
+    )
 
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +63,8 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar=("NAME=FOLDER", "OPTION=VALUE"),
         help="mode=File|FastFile|Pipe distribution=FullyReplicated|ShardedByS3Key wrapper=None|RecordIO "
-        "content-type=TYPE attributes=source-ref,class (NAME=MANIFEST) reported=FastFile shuffle=SEED",
+        "compression=None|Gzip content-type=TYPE attributes=source-ref,class (NAME=MANIFEST) reported=FastFile "
+        "shuffle=SEED groups=NAME,NAME",
     )
     parser.add_argument(
         "--hp", action="append", default=[], metavar="NAME=VALUE", help='hyperparameters; "a=1 b=2" are two'
@@ -59,6 +72,13 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quote", choices=("bare", "json"), default="bare", help="how values of --hp are written")
     parser.add_argument("--hosts", type=int, default=1, metavar="N")
     parser.add_argument("--instance-type", default="ml.m5.xlarge", metavar="TYPE")
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME=TYPE:COUNT",
+        help="instance group of a heterogeneous cluster, instead of --hosts and --instance-type",
+    )
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="a variable for the subject")
     parser.add_argument(
@@ -99,10 +119,16 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.name or new_name("local"),
         stop_after_s=arguments.stop_after,
         interruptions_s=arguments.spot_interrupt_after,
+        warm_pool=arguments.warm_pool,
     )
+    if arguments.results is not None:
+        _make_room(arguments.results, request)
     with consoles.console() as console, stopping() as stop:
         record = run_job(request, subject, arguments.folder, console, stop=stop.is_set)
     print(summary(record, console.scraper))
+    if arguments.results is not None:
+        for archive, place in (("model.tar.gz", "model"), ("output.tar.gz", "output/data")):
+            archives.unpack(record.folder / "output" / archive, arguments.results / place)
     return 1 if record.status == "Failed" else 0
 
 
@@ -139,6 +165,9 @@ def request_of(arguments: argparse.Namespace, name: str, **more: object) -> Requ
     """
     asked = [["train=" + str(arguments.data)]] if arguments.data is not None else []
     documents = {"debughookconfig": arguments.debug_hook, "profilerconfig": arguments.profiler}
+    groups = [_group(word) for word in arguments.group]
+    if groups and arguments.hosts != 1:
+        raise UsageError("--group says how many hosts there are; leave --hosts out")
     checkpoints = None
     if arguments.checkpoints is not None:
         store = Path(arguments.checkpoints).absolute() if arguments.checkpoints else None
@@ -147,8 +176,9 @@ def request_of(arguments: argparse.Namespace, name: str, **more: object) -> Requ
         name,
         hyperparameters=pairs(arguments.hp, "--hp", split=True),
         channels=[channels.parse(words) for words in [*asked, *arguments.channel]],
-        hosts=arguments.hosts,
+        hosts=sum(group.count for group in groups) or arguments.hosts,
         instance_type=arguments.instance_type,
+        groups=groups,
         quoted=arguments.quote == "json",
         environment=pairs(arguments.env, "--env"),
         region=arguments.region,
@@ -167,7 +197,7 @@ def summary(record: Record, scraper: Scraper | None) -> str:
     content, local = record.content, record.local
     lines = []
     if scraper is not None and scraper.series:
-        lines += [consoles.table(("metric", "last", "lowest", "highest", "values"), list(consoles.rows(scraper))), ""]
+        lines += [consoles.table(consoles.HEADER, list(consoles.rows(scraper))), ""]
     lines.append(f"{content['TrainingJobName']}: {record.status}, billed {content['BillableTimeInSeconds']} s")
     if local.get("Attempts", 1) > 1:
         lines.append(f"attempts: {local['Attempts']}")
@@ -195,12 +225,32 @@ def pairs(words: Sequence[str], option: str, *, split: bool = False) -> Mapping[
         UsageError: a word is none; names it.
     """
     found: dict[str, str] = {}
-    for word in shlex.split(" ".join(words)) if split else words:
+    try:
+        parts = shlex.split(" ".join(words)) if split else words
+    except ValueError as error:
+        raise UsageError(f"{option} {' '.join(words)!r} cannot be read: {error}") from error
+    for word in parts:
         name, separator, value = word.partition("=")
         if not separator or not name:
             raise UsageError(f"{option} {word!r}: write NAME=VALUE")
         found[name] = value
     return found
+
+
+def _group(word: str) -> InstanceGroup:
+    name, _, described = word.partition("=")
+    instance_type, _, count = described.partition(":")
+    if not instance_type or not count.isdecimal():
+        raise UsageError(f"--group {word!r}: write NAME=TYPE:COUNT, such as loaders=ml.c5.xlarge:2")
+    return InstanceGroup(name, instance_type, int(count))
+
+
+def _make_room(results: Path, request: Request) -> None:
+    """Empties the folder of results before the job, so that nothing of an earlier one is taken for its own."""
+    try:
+        stage.empty(results, keep=[channel.source for channel in request.channels])
+    except stage.StageError as error:
+        raise UsageError(str(error)) from error
 
 
 def _own_metrics() -> Mapping[str, str]:

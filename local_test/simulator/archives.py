@@ -40,3 +40,16 @@ def pack(folders: Mapping[str, Path], archive: Path) -> Sequence[str]:
         for name, hosts in sorted(owners.items())
         if len(hosts) > 1
     ]
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Puts what `pack` made into a folder; without an archive, as of a job that failed, there is nothing to put.
+
+    Args:
+        archive: of a job.
+        folder: made here.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if archive.is_file():
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter="tar")

@@ -38,14 +38,16 @@ class Channel:
 
     Args:
         name: letters, digits, ``.-_``, 64 at most.
-        source: folder of the objects, or an augmented manifest with ``attributes``.
+        source: folder of the objects, a file that is the only one, or an augmented manifest with ``attributes``.
         mode: how they come.
         sharded: every host gets a share of the objects (ShardedByS3Key) instead of all.
         recordio: objects of a pipe come each in a RecordIO record.
+        gzipped: objects of a pipe are compressed, and come decompressed (CompressionType).
         content_type: told in inputdataconfig.json; None is not told.
         attributes: of an augmented manifest, in the order in which they are streamed.
         reported: mode that inputdataconfig.json tells. AWS's pages disagree on FastFile: the current one says File.
         shuffle_seed: new order of a pipe's objects in every epoch; None keeps that of the keys.
+        groups: instance groups that get it; empty is all.
     """
 
     name: str
@@ -53,10 +55,12 @@ class Channel:
     mode: InputMode = InputMode.FILE
     sharded: bool = False
     recordio: bool = False
+    gzipped: bool = False
     content_type: str | None = None
     attributes: tuple[str, ...] = ()
     reported: str | None = None
     shuffle_seed: int | None = None
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses what CreateTrainingJob refuses."""
@@ -69,10 +73,16 @@ class Channel:
                 raise RequestError(
                     f"channel {self.name}: an augmented manifest is streamed; add mode=Pipe wrapper=RecordIO"
                 )
-        elif not self.source.is_dir():
-            raise RequestError(f"channel {self.name}: {self.source} is not a folder; name one that holds the objects")
+        elif not self.source.exists():
+            raise RequestError(
+                f"channel {self.name}: {self.source} is not there; name the folder that holds the objects"
+            )
         if self.recordio and self.mode is not InputMode.PIPE:
             raise RequestError(f"channel {self.name}: wrapper=RecordIO is for mode=Pipe, not {self.mode}")
+        if self.gzipped and self.mode is not InputMode.PIPE:
+            raise RequestError(f"channel {self.name}: compression=Gzip is for mode=Pipe, not {self.mode}")
+        if self.gzipped and self.attributes:
+            raise RequestError(f"channel {self.name}: compression=Gzip of what a manifest names cannot be had here")
 
     def described(self) -> Mapping[str, str]:
         """Its entry of inputdataconfig.json, which names no source."""
@@ -83,18 +93,26 @@ class Channel:
         }
         return told | ({"ContentType": self.content_type} if self.content_type else {})
 
+    @property
+    def base(self) -> Path:
+        """Folder below which the objects lie."""
+        return self.source if self.source.is_dir() else self.source.parent
+
     def objects(self, host: int = 0, hosts: int = 1) -> Sequence[str]:
         """Keys that a host gets, sorted: all, or every n-th of them. It may be none."""
-        found = sorted(
-            str((Path(folder) / name).relative_to(self.source))
-            for folder, _, names in os.walk(self.source, followlinks=True)
-            for name in names
-        )
+        if self.source.is_file():
+            found = [self.source.name]
+        else:
+            found = sorted(
+                str((Path(folder) / name).relative_to(self.source))
+                for folder, _, names in os.walk(self.source, followlinks=True)
+                for name in names
+            )
         return found[host::hosts] if self.sharded else found
 
     def folder(self, host: int, hosts: int, scratch: Path) -> Path:
         """What is mounted as the channel: its source, or a host's share of it, made in ``scratch``."""
-        if not self.sharded or hosts == 1:
+        if self.source.is_dir() and (not self.sharded or hosts == 1):
             return self.source.resolve()
         share = scratch / self.name
         share.mkdir(parents=True)
@@ -103,9 +121,9 @@ class Channel:
             target.parent.mkdir(parents=True, exist_ok=True)
             # A symbolic link would lead out of a container.
             try:
-                os.link((self.source / key).resolve(), target)
+                os.link((self.base / key).resolve(), target)
             except OSError:
-                shutil.copyfile(self.source / key, target)
+                shutil.copyfile(self.base / key, target)
         return share
 
 
@@ -118,19 +136,20 @@ def parse(words: Sequence[str]) -> Channel:
     name, separator, source = words[0].partition("=")
     if not separator or not source:
         raise RequestError(f"--channel {words[0]!r}: write NAME=FOLDER, such as train=photos/train")
-    options = {"mode": "File", "distribution": "FullyReplicated", "wrapper": "None"}
+    options = {"mode": "File", "distribution": "FullyReplicated", "wrapper": "None", "compression": "None"}
     allowed = {
         "mode": [str(mode) for mode in InputMode],
         "distribution": ["FullyReplicated", "ShardedByS3Key"],
         "wrapper": ["None", "RecordIO"],
+        "compression": ["None", "Gzip"],
         "reported": [str(mode) for mode in InputMode],
     }
     for word in words[1:]:
         option, separator, value = word.partition("=")
-        if not separator or option not in {*allowed, "content-type", "attributes", "shuffle"}:
+        if not separator or option not in {*allowed, "content-type", "attributes", "shuffle", "groups"}:
             raise RequestError(
-                f"channel {name}: {word!r} is no option; there are mode, distribution, wrapper, content-type, "
-                "attributes, reported and shuffle, each with =value"
+                f"channel {name}: {word!r} is no option; there are mode, distribution, wrapper, compression, "
+                "content-type, attributes, reported, groups and shuffle, each with =value"
             )
         if value not in allowed.get(option, [value]):
             raise RequestError(f"channel {name}: {option}={value!r}; allowed: {', '.join(allowed[option])}")
@@ -144,8 +163,10 @@ def parse(words: Sequence[str]) -> Channel:
         InputMode(options["mode"]),
         sharded=options["distribution"] == "ShardedByS3Key",
         recordio=options["wrapper"] == "RecordIO",
+        gzipped=options["compression"] == "Gzip",
         content_type=options.get("content-type"),
         attributes=tuple(filter(None, options.get("attributes", "").split(","))),
         reported=options.get("reported"),
         shuffle_seed=None if shuffle is None else int(shuffle),
+        groups=tuple(filter(None, options.get("groups", "").split(","))),
     )

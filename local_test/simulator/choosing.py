@@ -28,12 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", action="store_true", help="let an image use the machine's GPUs")
 
 
-def subject(image: str | None, process: Path | None, *, gpus: bool = False) -> Subject:
+def subject(image: str | None, process: Path | None, *, gpus: bool = False, as_contained: bool = False) -> Subject:
     """The subject that the arguments name.
+
+    Args:
+        image: of `--image`.
+        process: of `--process`.
+        gpus: see `ImageSubject`.
+        as_contained: see `ProcessSubject`.
 
     Raises:
         SubjectError: there is no such folder or image, or no engine.
     """
     if image is not None:
         return ImageSubject(image, gpus=gpus)
-    return ProcessSubject(OWN_PROGRAMS if process is None else process)
+    return ProcessSubject(OWN_PROGRAMS if process is None else process, as_contained=as_contained)

@@ -1,4 +1,4 @@
-"""What a person sees of a job: log lines with their host, statuses, and a table of metrics.
+"""What a person sees of a job or an endpoint: lines, and a table of metrics or instances.
 
 On a terminal the table stays below the lines and changes in place; elsewhere there are plain lines, and the table comes
 at the end. Everything said along the way goes to stderr.
@@ -7,7 +7,8 @@ at the end. Everything said along the way goes to stderr.
 from __future__ import annotations
 
 import sys
-from types import TracebackType
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from local_test.simulator.metrics import Scraper
@@ -16,6 +17,9 @@ from local_test.simulator.records import Record
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
+
+HEADER = ("metric", "last", "lowest", "highest", "values")
+"""Of the table of metrics."""
 
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue")
 
@@ -70,8 +74,8 @@ class Plain(Quiet):
         print(f"{record.content['TrainingJobName']} {last['Status']}{told}", file=self._stream, flush=True)
 
 
-class Terminal(Quiet):
-    """Lines above a table that is drawn again in place."""
+class Screen:
+    """Lines above a table that is drawn again in place, on the terminal of stderr. Any thread may speak and draw."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -79,10 +83,8 @@ class Terminal(Quiet):
 
         self._console = Console(stderr=True, highlight=False)
         self._live: Live = Live(console=self._console, refresh_per_second=4, transient=True)
-        self._colors: dict[str, str] = {}
-        self._status = ""
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> Screen:
         """Begins to draw."""
         self._live.start()
         return self
@@ -93,33 +95,73 @@ class Terminal(Quiet):
         """Leaves the terminal as it was."""
         self._live.stop()
 
-    def line(self, host: str, text: str) -> None:
-        """In the host's colour."""
+    def say(self, *parts: tuple[str, str]) -> None:
+        """A line of texts, each in its style; an empty one is plain."""
         from rich.text import Text
 
+        self._console.print(Text.assemble(*parts))
+
+    def draw(
+        self,
+        title: str,
+        header: Sequence[str],
+        body: Sequence[Sequence[str]],
+        styles: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Draws the table.
+
+        Args:
+            title: above it.
+            header: of its columns; the first goes to the left, others to the right.
+            body: its rows.
+            styles: of cells, by their text.
+        """
+        from rich.table import Table
+        from rich.text import Text
+
+        table: Table = Table(title=title)
+        for number, column in enumerate(header):
+            table.add_column(column, justify="right" if number else "left")
+        for row in body:
+            table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
+        self._live.update(table)
+
+
+class Terminal(Quiet):
+    """Lines above a table of metrics."""
+
+    def __init__(self) -> None:
+        self._screen = Screen()
+        self._colors: dict[str, str] = {}
+        self._status = ""
+
+    def __enter__(self) -> Terminal:
+        """Begins to draw."""
+        self._screen.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the terminal as it was."""
+        self._screen.__exit__(kind, value, trace)
+
+    def line(self, host: str, text: str) -> None:
+        """In the host's colour."""
         color = self._colors.setdefault(host, _COLORS[len(self._colors) % len(_COLORS)])
-        self._console.print(Text.assemble((f"{host} | ", color), text))
+        self._screen.say((f"{host} | ", color), (text, ""))
 
     def status(self, record: Record) -> None:
         """In bold."""
-        from rich.text import Text
-
         last = record.content["SecondaryStatusTransitions"][-1]
         self._status = str(last["Status"])
         told = f": {last['StatusMessage']}" if last["StatusMessage"] else ""
-        self._console.print(Text(f"{record.content['TrainingJobName']} {self._status}{told}", style="bold"))
+        self._screen.say((f"{record.content['TrainingJobName']} {self._status}{told}", "bold"))
 
     def metrics(self, record: Record, scraper: Scraper) -> None:
         """Draws the table again."""
         self.scraper = scraper
-        from rich.table import Table
-
-        table: Table = Table(title=f"{record.content['TrainingJobName']} {self._status}")
-        for column in ("metric", "last", "lowest", "highest", "values"):
-            table.add_column(column, justify="left" if column == "metric" else "right")
-        for row in rows(scraper):
-            table.add_row(*row)
-        self._live.update(table)
+        self._screen.draw(f"{record.content['TrainingJobName']} {self._status}", HEADER, rows(scraper))
 
 
 def console() -> Plain | Terminal:

@@ -99,7 +99,8 @@ class ImageSubject:
             if own_network:
                 self._remove_network(own_network)
             if os.geteuid() != 0:
-                self.hand_back(start.root, os.geteuid(), os.getegid())
+                for folder in (start.root, *(mount.source for mount in start.mounts if not mount.read_only)):
+                    self.hand_back(folder, os.geteuid(), os.getegid())
             for placeholder in reversed(placeholders):
                 # One that the subject has put something into stays.
                 with contextlib.suppress(OSError):

@@ -4,7 +4,8 @@ The order of events is the platform's: Starting, Downloading, Training, Uploadin
 Stopped. A spot interruption takes all hosts at once, and they start anew with nothing but the checkpoints.
 
 Sources: AWS docs, your-algorithms-training-algo-dockerfile (stop), model-managed-spot-training (Interrupted),
-your-algorithms-training-algo-output (failure); API reference, StoppingCondition, SecondaryStatusTransition.
+your-algorithms-training-algo-output (failure), train-warm-pools; API reference, StoppingCondition,
+SecondaryStatusTransition.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Protocol
 
 from local_test.simulator import archives, layout
 from local_test.simulator.channels import MAX_CHANNELS, Channel, InputMode, RequestError
+from local_test.simulator.layout import InstanceGroup
 from local_test.simulator.metrics import Scraper
 from local_test.simulator.pipes import Feeder
 from local_test.simulator.records import Record
@@ -32,6 +34,8 @@ STOP_GRACE_S = 120.0
 
 _FAILURE_CHARACTERS = 1024
 _OPT_ML = PurePosixPath("/opt/ml")
+_WARM_POOL = "sagemaker/warmpoolcache"
+_MAX_GROUPS = 5
 _TICK_S = 0.05
 # The platform does not say what becomes of the other hosts when one fails.
 _OTHERS_S = 10.0
@@ -71,8 +75,9 @@ class Request:
         name: new in the folder of jobs.
         hyperparameters: bare strings.
         channels: input.
-        hosts: how many.
-        instance_type: told to the subject.
+        hosts: how many; with groups, of all together.
+        instance_type: told to the subject; with groups, theirs is.
+        groups: of a heterogeneous cluster; empty is one group of all hosts.
         limits: of each host.
         quoted: hyperparameters JSON-encoded; see `layout.written`.
         environment: variables for the subject.
@@ -85,6 +90,8 @@ class Request:
         stop_after_s: StopTrainingJob so long after the start of training.
         interruptions_s: spot interruptions so long after the start of training, of the first, second ... attempt.
         stop_grace_s: between SIGTERM and SIGKILL; the platform's unless a test is in a hurry.
+        warm_pool: folder that stands for the persistent cache of a warm pool, with a folder in it for each of several
+            hosts; None is no warm pool.
     """
 
     name: str
@@ -92,6 +99,7 @@ class Request:
     channels: Sequence[Channel] = ()
     hosts: int = 1
     instance_type: str = "ml.m5.xlarge"
+    groups: Sequence[InstanceGroup] = ()
     limits: Limits = field(default_factory=Limits)
     quoted: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -104,6 +112,7 @@ class Request:
     stop_after_s: float | None = None
     interruptions_s: Sequence[float] = ()
     stop_grace_s: float = STOP_GRACE_S
+    warm_pool: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuses what the service refuses."""
@@ -112,6 +121,33 @@ class Request:
             raise RequestError(f"channels {', '.join(names)}: {MAX_CHANNELS} at most, each name once")
         if self.hosts < 1:
             raise RequestError(f"{self.hosts} hosts; a job has one at least")
+        if self.warm_pool is not None and self.interruptions_s:
+            raise RequestError("a warm pool and spot instances exclude each other on SageMaker; leave one of them out")
+        if self.groups:
+            self._check_groups()
+        unknown = {group for channel in self.channels for group in channel.groups} - {one.name for one in self.groups}
+        if unknown:
+            raise RequestError(f"a channel is for the instance group {min(unknown)}, which the job does not have")
+
+    def _check_groups(self) -> None:
+        names = [group.name for group in self.groups]
+        if len(names) > _MAX_GROUPS or len(set(names)) < len(names):
+            raise RequestError(f"instance groups {', '.join(names)}: {_MAX_GROUPS} at most, each name once")
+        if sum(group.count for group in self.groups) != self.hosts:
+            raise RequestError(f"{self.hosts} hosts are not those of the instance groups together")
+        if self.warm_pool is not None:
+            raise RequestError("a warm pool and instance groups exclude each other on SageMaker; leave one of them out")
+
+    @property
+    def clusters(self) -> Sequence[InstanceGroup]:
+        """The groups, or the one that a cluster of one type is."""
+        return self.groups or [InstanceGroup(layout.GROUP, self.instance_type, self.hosts)]
+
+    def share(self, channel: Channel, host: str, hosts: Sequence[str]) -> tuple[int, int] | None:
+        """Which of how many shares of a channel a host gets; None when its group gets none."""
+        own = layout.members(self.clusters, hosts)
+        takers = [one for name in channel.groups or own for one in own[name]]
+        return (takers.index(host), len(takers)) if host in takers else None
 
 
 class Listener(Protocol):
@@ -285,7 +321,8 @@ class _Job:
 
     def _prepare(self, name: str, network: Network | None, readers: Mapping[str, _Lines]) -> Start:
         request, hosts = self._request, list(readers)
-        root, number = self._root(name), list(readers).index(name)
+        root = self._root(name)
+        shares = [(channel, share) for channel in request.channels if (share := request.share(channel, name, hosts))]
         documents = dict(request.documents)
         if request.checkpoints:
             documents["checkpointconfig"] = {"LocalPath": request.checkpoints.local_path}
@@ -294,27 +331,31 @@ class _Job:
             host=name,
             hosts=hosts,
             interface=network.interface if network else "eth0",
-            instance_type=request.instance_type,
+            groups=request.clusters,
             hyperparameters=self._hyperparameters,
-            channels=request.channels,
+            channels=[channel for channel, _ in shares],
             documents=documents,
         )
         mounts = [
-            Mount(channel.folder(number, len(hosts), root.parent / "shares"), f"input/data/{channel.name}")
-            for channel in request.channels
+            Mount(channel.folder(*share, root.parent / "shares"), f"input/data/{channel.name}")
+            for channel, share in shares
             if channel.mode is not InputMode.PIPE
         ]
         environment = {
             "TRAINING_JOB_NAME": request.name,
             "TRAINING_JOB_ARN": str(self._record.content["TrainingJobArn"]),
             "AWS_REGION": request.region,
-            **request.environment,
         }
+        if request.warm_pool is not None:
+            kept = request.warm_pool.absolute() / (name if len(hosts) > 1 else "")
+            kept.mkdir(parents=True, exist_ok=True)
+            mounts.append(Mount(kept, _WARM_POOL, read_only=False))
+            environment["SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY"] = str(_OPT_ML / _WARM_POOL)
         return Start(
             Command.TRAIN,
             root,
             readers[name].file,
-            environment=environment,
+            environment={**environment, **request.environment},
             mounts=mounts,
             host=name,
             network=network,
@@ -332,9 +373,9 @@ class _Job:
         feeders: list[Feeder] = []
         try:
             for channel in request.channels:
-                if channel.mode is InputMode.PIPE:
-                    data = start.root / "input" / "data"
-                    feeders.append(Feeder(channel, data, names.index(start.host), len(names)))
+                share = request.share(channel, start.host, names)
+                if channel.mode is InputMode.PIPE and share is not None:
+                    feeders.append(Feeder(channel, start.root / "input" / "data", *share))
             return _Host(start.host, start.root, self._subject.start(start), feeders, synced)
         except BaseException:
             for feeder in feeders:
@@ -473,13 +514,14 @@ def _described(request: Request, subject: Subject) -> Mapping[str, object]:
                     "S3DataSource": {
                         "S3Uri": str(channel.source),
                         "S3DataDistributionType": channel.described()["S3DistributionType"],
+                        **({"InstanceGroupNames": list(channel.groups)} if channel.groups else {}),
                     }
                 },
                 "RecordWrapperType": channel.described()["RecordWrapperType"],
             }
             for channel in request.channels
         ],
-        "ResourceConfig": {"InstanceType": request.instance_type, "InstanceCount": request.hosts},
+        "ResourceConfig": _resources(request),
         "StoppingCondition": {"MaxRuntimeInSeconds": request.max_runtime_s},
         "Environment": dict(request.environment),
         "EnableNetworkIsolation": request.network_isolation,
@@ -491,3 +533,14 @@ def _described(request: Request, subject: Subject) -> Mapping[str, object]:
             "S3Uri": str(checkpoints.store or "checkpoints/ of this job"),
         }
     return told
+
+
+def _resources(request: Request) -> Mapping[str, object]:
+    if not request.groups:
+        return {"InstanceType": request.instance_type, "InstanceCount": request.hosts}
+    return {
+        "InstanceGroups": [
+            {"InstanceGroupName": one.name, "InstanceType": one.instance_type, "InstanceCount": one.count}
+            for one in request.groups
+        ]
+    }

@@ -1,12 +1,14 @@
 """The files that the platform writes before it starts a training container.
 
-Sources: AWS docs, your-algorithms-training-algo-running-container; API reference, HyperParameters.
+Sources: AWS docs, your-algorithms-training-algo-running-container, train-heterogeneous-cluster; API reference,
+HyperParameters, InstanceGroup.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from local_test.simulator.channels import Channel, RequestError
@@ -17,6 +19,41 @@ GROUP = "homogeneousCluster"
 _MAX_HYPERPARAMETERS = 100
 _MAX_KEY = 256
 _MAX_VALUE = 2500
+_MAX_GROUP_NAME = 64
+
+
+@dataclass(frozen=True)
+class InstanceGroup:
+    """Hosts of one type.
+
+    Args:
+        name: 1 to 64 characters.
+        instance_type: of all.
+        count: of its hosts, 1 or more. (The API takes 0, for a group without instances.)
+
+    Raises:
+        RequestError: there is no such group.
+    """
+
+    name: str
+    instance_type: str
+    count: int
+
+    def __post_init__(self) -> None:
+        """Refuses what the service refuses."""
+        if not 1 <= len(self.name) <= _MAX_GROUP_NAME:
+            raise RequestError(f"instance group {self.name!r}: a name has 1 to {_MAX_GROUP_NAME} characters")
+        if self.count < 1:
+            raise RequestError(f"instance group {self.name}: {self.count} instances; give 1 or more")
+
+
+def members(groups: Sequence[InstanceGroup], hosts: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """The hosts of each group: the first ones belong to the first group, and so on."""
+    found, begin = {}, 0
+    for group in groups:
+        found[group.name] = list(hosts[begin : begin + group.count])
+        begin += group.count
+    return found
 
 
 def lay_out(
@@ -25,7 +62,7 @@ def lay_out(
     host: str,
     hosts: Sequence[str],
     interface: str,
-    instance_type: str,
+    groups: Sequence[InstanceGroup],
     hyperparameters: Mapping[str, str],
     channels: Sequence[Channel],
     documents: Mapping[str, object],
@@ -37,21 +74,25 @@ def lay_out(
         host: this one.
         hosts: all, sorted.
         interface: of the network between them.
-        instance_type: of all.
+        groups: to which they belong.
         hyperparameters: as `written` gives them.
-        channels: described, not mounted.
+        channels: that this host gets; described, not mounted.
         documents: further files of input/config: name without .json -> content.
     """
     config = root / "input" / "config"
     for folder in (config, root / "input" / "data", root / "model", root / "output" / "data"):
         folder.mkdir(parents=True)
-    group = {"instance_group_name": GROUP, "instance_type": instance_type, "hosts": list(hosts)}
+    own = members(groups, hosts)
+    current = next(group for group in groups if host in own[group.name])
     resources = {
         "current_host": host,
-        "current_instance_type": instance_type,
-        "current_group_name": GROUP,
+        "current_instance_type": current.instance_type,
+        "current_group_name": current.name,
         "hosts": list(hosts),
-        "instance_groups": [group],
+        "instance_groups": [
+            {"instance_group_name": group.name, "instance_type": group.instance_type, "hosts": own[group.name]}
+            for group in groups
+        ],
         "network_interface_name": interface,
     }
     all_documents = {

@@ -1,20 +1,24 @@
 """Pipe mode: objects written into one named pipe per epoch, for as long as the job runs.
 
 Sources: AWS docs, your-algorithms-training-algo-running-container (CHANNEL_EPOCH, epochs from 0, read in order),
-augmented-manifest-stream (the attributes in turn, each in a record); dmlc-core, recordio.h.
+augmented-manifest-stream (the attributes in turn, each in a record); API reference, Channel (CompressionType);
+dmlc-core, recordio.h.
 """
 
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import random
 import select
 import struct
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from local_test.simulator.channels import Channel, RequestError
 
@@ -63,6 +67,9 @@ class Feeder:
                 self._check(line)
         else:
             self._objects = channel.objects(host, hosts)
+            if channel.gzipped:
+                for key in self._objects:
+                    self._check_compressed(key)
         folder.mkdir(parents=True, exist_ok=True)
         self._epoch = 0
         # The first pipe is there before the subject starts.
@@ -113,11 +120,16 @@ class Feeder:
             if self._channel.attributes:
                 yield from (record(part) for part in self._attributes(json.loads(one)))
             elif self._channel.recordio:
-                yield record((self._channel.source / one).read_bytes())
+                with self._open(one) as file:
+                    yield record(file.read())
             else:
-                with (self._channel.source / one).open("rb") as file:
+                with self._open(one) as file:
                     while chunk := file.read(_CHUNK_BYTES):
                         yield chunk
+
+    def _open(self, key: str) -> BinaryIO:
+        file = self._channel.base / key
+        return cast(BinaryIO, gzip.open(file)) if self._channel.gzipped else file.open("rb")
 
     def _attributes(self, line: dict[str, object]) -> Iterator[bytes]:
         for name in self._channel.attributes:
@@ -137,6 +149,18 @@ class Feeder:
             (file for start in range(1, len(parts)) if (file := folder.joinpath(*parts[start:])).is_file()),
             folder / parts[-1],
         )
+
+    def _check_compressed(self, key: str) -> None:
+        """Reads it once: a stream that broke off would leave its reader waiting."""
+        try:
+            with self._open(key) as file:
+                while file.read(_CHUNK_BYTES):
+                    pass
+        except (OSError, EOFError, zlib.error) as error:
+            told = f"{self._channel.base / key} cannot be decompressed ({error})"
+            raise RequestError(
+                f"channel {self._channel.name}: {told}; with compression=Gzip every object is a whole .gz file"
+            ) from error
 
     def _check(self, text: str) -> None:
         where = f"channel {self._channel.name}: {self._channel.source}, line {text[:80]!r}"

@@ -11,6 +11,8 @@ What a container would give them is stood in for as far as a process of this mac
   limited to whole cores.
 - Network isolation is not enforced.
 - `labels.json` and `environment.json` beside the programs stand for LABEL and ENV of the Dockerfile.
+- `process.json` holds variables that keep to this machine what a container's walls keep to it, such as a server to
+  127.0.0.1, where alone a container's port is published.
 """
 
 from __future__ import annotations
@@ -61,14 +63,17 @@ class ProcessSubject:
 
     Args:
         programs: the folder.
+        as_contained: without the variables of process.json, as the programs run inside a container.
     """
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, *, as_contained: bool = False) -> None:
         self._programs = programs.resolve()
         if not self._programs.is_dir():
             raise SubjectError(f"{programs} is not a folder; name one that holds executables train and serve")
         self._labels = _table(self._programs / "labels.json")
         self._environment = _table(self._programs / "environment.json")
+        if not as_contained:
+            self._environment |= _table(self._programs / "process.json")
         self._pause_s: float | None = None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -75,6 +76,19 @@ def test_what_fails_ends_with_1_and_tells_the_evidence(
     out = capsys.readouterr().out
     assert "FAILED  serve.invocations" in out
     assert "the body is no column of numbers" in out
+
+
+def test_programs_are_checked_as_a_container_has_them(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with what keeps a bare process to this machine; here that would not even let Python start."""
+    programs = tmp_path / "programs"
+    shutil.copytree(FAITHFUL, programs)
+    (programs / "process.json").write_text('{"PYTHONHOME": "/no/where"}')
+    asked[asked.index(FAITHFUL)] = str(programs)
+
+    assert main([*asked, "--only", "serve.all-interfaces"]) == 0
+    assert "1 passed, 0 failed, 0 not applicable" in capsys.readouterr().out
 
 
 def test_training_is_not_applicable_where_the_profile_has_none(

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import tarfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 from local_test.simulator.choosing import OWN_PROGRAMS
 from local_test.simulator.hosting.endpoint import Several
+from local_test.simulator.hosting.events import Events
 from local_test.simulator.hosting.fleet import NotInServiceError
 from local_test.simulator.hosting.rules import Health, Invocations
-from local_test.simulator.hosting.service import Asynchronous, Plan
+from local_test.simulator.hosting.service import EVENTS, Asynchronous, Plan, PortError, Service
 from local_test.simulator.processes import ProcessSubject
 from PIL import Image
 from tests.contract.local_platform import HEALTH, PATIENCE_S, Endpoint, client, little, model, serving
@@ -75,8 +79,9 @@ def own(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[Endp
         folder,
         model=bundle,
         instances=2,
-        environment={"DOGBREED_HOST": "127.0.0.1"},
+        environment={"DOGBREED_PAGE": "true"},
         health=HEALTH,
+        direct_port=0,
     )
     with serving(plan, attempts=4) as endpoint:
         yield endpoint
@@ -352,6 +357,37 @@ def test_a_model_that_loads_slowly_is_not_ready_and_loads_on(plan: Plan, tmp_pat
         assert endpoint.invoke(TargetModel="a.tar.gz")["Body"].read() == b"a"
 
 
+def test_this_projects_server_listens_on_this_machine_only(own: Endpoint) -> None:
+    for instance in own.service.fleet.in_service():
+        listening = [
+            connection.laddr.ip
+            for process in instance.launched.running.processes()
+            for connection in psutil.Process(process).net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert set(listening) == {"127.0.0.1"}
+
+
+def test_the_direct_port_leads_to_an_instance_and_its_page(own: Endpoint, photo: bytes) -> None:
+    address = own.service.direct_address
+    assert address is not None
+    with urllib.request.urlopen(f"{address}/ping", timeout=PATIENCE_S) as answer:
+        assert answer.status == 200
+    with urllib.request.urlopen(f"{address}/", timeout=PATIENCE_S) as answer:
+        assert "<!doctype html>" in answer.read().decode()
+    request = urllib.request.Request(f"{address}/invocations", photo, {"Content-Type": "image/jpeg"})
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        assert json.loads(answer.read())["predictions"]
+
+
+def test_a_port_that_is_taken_is_named(plan: Plan) -> None:
+    with serving(plan) as endpoint:
+        taken = int(endpoint.service.address.rpartition(":")[2])
+        for ports in ({"port": taken}, {"direct_port": taken}):
+            with pytest.raises(PortError, match=f"port {taken} cannot be used"):
+                Service(replace(plan, **ports), Events(plan.folder / EVENTS))
+
+
 def test_this_projects_server_with_many_models(bundle: Path, tmp_path: Path, photo: bytes) -> None:
     folder = tmp_path / "archives"
     folder.mkdir()
@@ -362,7 +398,6 @@ def test_this_projects_server_with_many_models(bundle: Path, tmp_path: Path, pho
         ProcessSubject(OWN_PROGRAMS),
         tmp_path / "dogs",
         several=Several(folder),
-        environment={"DOGBREED_HOST": "127.0.0.1"},
         health=HEALTH,
     )
     with serving(plan) as endpoint:
@@ -441,7 +476,39 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
             process.kill()
     assert process.returncode == 0, err
     assert "1 requests: 1 x 200" in out
+    assert out.startswith("instance      state  under way  requests  p50 ms  p99 ms  memory MB\ni-0001    InService ")
+    assert "\033[" not in err
     assert json.loads(state.read_text())["status"] == "Deleted"
+
+
+def test_on_a_terminal_the_endpoint_is_a_live_table(tmp_path: Path) -> None:
+    little(tmp_path)
+    command = [sys.executable, "-m", "local_test", "serve", "dogs", "--process", str(tmp_path / "programs")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm", "COLUMNS": "120"}
+    environment.pop("NO_COLOR", None)
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [*command, "--model", str(model(tmp_path)), "--port", "0"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=slave,
+    ) as process:
+        os.close(slave)
+        seen = ""
+        try:
+            while "\033[32mInService\033[0m" not in seen:
+                seen += os.read(master, 65536).decode(errors="replace")
+            process.terminate()
+            with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+                while part := os.read(master, 65536):
+                    seen += part.decode(errors="replace")
+        finally:
+            process.kill()
+            os.close(master)
+    assert "dogs at http://127.0.0.1:" in seen
+    assert "p99 ms" in seen
+    assert "1 of 1" in seen
 
 
 def test_health_is_asked_with_the_platforms_own_patience() -> None:

@@ -145,6 +145,11 @@ class Fleet:
                     return True
         return False
 
+    def instances(self) -> list[Instance]:
+        """All that are there, in the order of their starts."""
+        with self._changed:
+            return sorted(self._instances.values(), key=lambda one: one.name)
+
     def in_service(self) -> list[Instance]:
         """Those that take requests now."""
         with self._changed:

@@ -6,13 +6,15 @@ Knows the order of events. What is asked for comes as one value, `Plan`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from local_test.simulator import state
-from local_test.simulator.hosting import faults, launching, unpacking
+from local_test.simulator.hosting import board, faults, launching, unpacking
 from local_test.simulator.hosting.asynchronous import Output, Queue, Store
+from local_test.simulator.hosting.door import Door
 from local_test.simulator.hosting.endpoint import Endpoint, Reply, Request, Several
 from local_test.simulator.hosting.events import Events
 from local_test.simulator.hosting.faults import Fault
@@ -28,6 +30,10 @@ EVENTS = "events.jsonl"
 _BIND_CAPABILITY = "com.amazonaws.sagemaker.capabilities.accept-bind-to-port"
 _LAST_ANSWERS_S = 5.0
 _TRUE = "true"
+
+
+class PortError(Exception):
+    """A port that was asked for cannot be used; the message names it and what to do."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Plan:
         network_isolation: nothing outside can be reached.
         read_only_disk: tell what is written below /opt/ml.
         asynchronous: InvokeEndpointAsync instead of InvokeEndpoint.
+        direct_port: whose connections go past the service to an instance; 0 for any, None for no such port.
     """
 
     name: str
@@ -84,6 +91,7 @@ class Plan:
     network_isolation: bool = False
     read_only_disk: bool = False
     asynchronous: Asynchronous | None = None
+    direct_port: int | None = None
 
 
 class Service:
@@ -92,6 +100,9 @@ class Service:
     Args:
         plan: what is asked for.
         events: are told of everything.
+
+    Raises:
+        PortError: one of the ports cannot be used.
     """
 
     def __init__(self, plan: Plan, events: Events) -> None:
@@ -100,18 +111,36 @@ class Service:
         self.fleet = Fleet(_launch(plan), count=plan.instances, rules=plan.health, events=events)
         self._endpoint = Endpoint(plan.name, self.fleet, rules=plan.rules, events=events, several=plan.several)
         self._queue = _queue(plan, self._endpoint, events)
-        self._gateway = Gateway(
-            plan.name,
-            payload_bytes=ASYNC_INLINE_BYTES if plan.asynchronous else plan.rules.payload_bytes,
-            answer=self._answer,
-            refused=self._refused,
-            port=plan.port,
-        )
+        with _asked_for(plan.port):
+            self._gateway = Gateway(
+                plan.name,
+                payload_bytes=ASYNC_INLINE_BYTES if plan.asynchronous else plan.rules.payload_bytes,
+                answer=self._answer,
+                refused=self._refused,
+                port=plan.port,
+            )
+        self._door: Door | None = None
+        if plan.direct_port is not None:
+            try:
+                with _asked_for(plan.direct_port):
+                    self._door = Door(plan.direct_port, self._idlest)
+            except PortError:
+                self._gateway.close()
+                raise
 
     @property
     def address(self) -> str:
         """For boto3's ``endpoint_url``."""
         return self._gateway.address
+
+    @property
+    def direct_address(self) -> str | None:
+        """Of the port that leads past the service, if there is one."""
+        return None if self._door is None else self._door.address
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Its instances and requests now; see `board`."""
+        return board.rows(self.fleet.instances(), self._events.counts())
 
     def open(self, stop: threading.Event) -> bool:
         """Starts all of it, and returns when it is in service; False when ``stop`` came first.
@@ -122,6 +151,8 @@ class Service:
         """
         self._write("Creating")
         self._gateway.open()
+        if self._door is not None:
+            self._door.open()
         self.fleet.open()
         if not self.fleet.wait_until_in_service(stop):
             return False
@@ -136,7 +167,13 @@ class Service:
             self._queue.close()
         self.fleet.close()
         self._gateway.wait_for_answers(_LAST_ANSWERS_S)
+        if self._door is not None:
+            self._door.close()
         self._write(status, ended=True)
+
+    def _idlest(self) -> str | None:
+        there = self.fleet.in_service()
+        return min(there, key=lambda one: one.outstanding).address if there else None
 
     def _write(self, status: str, **more: object) -> None:
         state.write(
@@ -145,6 +182,7 @@ class Service:
             name=self._plan.name,
             status=status,
             url=self.address,
+            direct_url=self.direct_address,
             subject=self._plan.subject.title,
             instances=self._plan.instances,
             **more,
@@ -170,6 +208,14 @@ class Service:
         if request.operation is Operation.STREAM:
             return self._endpoint.stream(request)
         return self._endpoint.invoke(request)
+
+
+@contextmanager
+def _asked_for(port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PortError(f"port {port} cannot be used ({error.strerror}); give another, or 0 for any") from error
 
 
 def prepare(plan: Plan) -> None:

@@ -48,15 +48,24 @@ def test_shares_are_apart_and_together_all(photos, tmp_path):
     assert parse([f"train={photos}"]).folder(1, 2, tmp_path / "all") == photos
 
 
+def test_a_file_is_the_only_object_of_its_channel(photos, tmp_path):
+    channel = parse([f"pretrained={photos / 'a/1'}"])
+    assert channel.objects() == ["1"]
+    mounted = channel.folder(0, 1, tmp_path / "host")
+    assert [(file.name, file.read_text()) for file in mounted.iterdir()] == [("1", "a/1")]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["train"], r"--channel 'train': write NAME=FOLDER"),
         (["tr ain={photos}"], "'tr ain': a name has"),
-        (["train=/no/where"], "/no/where is not a folder"),
+        (["train=/no/where"], "/no/where is not there; name the folder"),
         (["train={photos}", "mode=Tape"], r"mode='Tape'; allowed: File, FastFile, Pipe"),
         (["train={photos}", "speed=fast"], "'speed=fast' is no option"),
         (["train={photos}", "shuffle=x"], "shuffle='x' is not a seed"),
+        (["train={photos}", "compression=Gzip"], "compression=Gzip is for mode=Pipe, not File"),
+        (["train={photos}", "mode=Pipe", "compression=zip"], "compression='zip'; allowed: None, Gzip"),
         (["train={photos}", "wrapper=RecordIO"], "wrapper=RecordIO is for mode=Pipe, not File"),
         (["train={photos}", "attributes=source-ref"], "attributes are of a manifest"),
         (["train={photos}/a/1", "attributes=source-ref", "mode=Pipe"], "add mode=Pipe wrapper=RecordIO"),

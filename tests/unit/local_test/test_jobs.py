@@ -422,31 +422,225 @@ def test_searches_that_the_service_refuses(stage, capsys, options, sentence):
     assert sentence in capsys.readouterr().err
 
 
+GROUPED = """
+channels = sorted(config["inputdataconfig"])
+files = [name for name in channels if name != "piped"]
+folders = {name: sorted(file.name for file in (ml / "input/data" / name).iterdir()) for name in files}
+pipes = sorted(file.name for file in (ml / "input/data").glob("*_0"))
+(ml / "output/data" / f"{me}.json").write_text(json.dumps([config["resourceconfig"], channels, folders, pipes]))
+"""
+
+
+def test_instance_groups_have_types_and_channels_of_their_own(stage, tmp_path, capsys):
+    objects = tmp_path / "objects"
+    objects.mkdir()
+    for name in ("a", "b", "c"):
+        (objects / name).touch()
+    options = ["--process", str(stage.program(GROUPED)), "--folder", str(stage.jobs), "--name", "grouped"]
+    options += ["--group", "loaders=ml.c5.xlarge:2", "--group", "trainer=ml.g5.xlarge:1", "--data", str(objects)]
+    options += ["--channel", f"shards={objects}", "groups=loaders", "distribution=ShardedByS3Key"]
+    options += ["--channel", f"piped={objects}", "groups=trainer", "mode=Pipe"]
+    assert main(["train", *options, "--results", str(tmp_path / "ml")]) == 0, capsys.readouterr().err
+    told = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "ml" / "output" / "data").iterdir()}
+    first, second, third = sorted(told)
+    groups = [
+        {"instance_group_name": "loaders", "instance_type": "ml.c5.xlarge", "hosts": [first, second]},
+        {"instance_group_name": "trainer", "instance_type": "ml.g5.xlarge", "hosts": [third]},
+    ]
+    for name, (resources, _, folders, _) in told.items():
+        group = groups[name == third]
+        assert resources["instance_groups"] == groups
+        assert resources["current_group_name"] == group["instance_group_name"]
+        assert resources["current_instance_type"] == group["instance_type"]
+        assert folders["train"] == ["a", "b", "c"]
+    assert [told[name][1] for name in (first, third)] == [["shards", "train"], ["piped", "train"]]
+    assert [told[name][2].get("shards") for name in (first, second, third)] == [["a", "c"], ["b"], None]
+    assert [told[name][3] for name in (first, second, third)] == [[], [], ["piped_0"]]
+    described = json.loads((stage.jobs / "grouped" / "job.json").read_text())
+    assert described["ResourceConfig"]["InstanceGroups"][1] == {
+        "InstanceGroupName": "trainer",
+        "InstanceType": "ml.g5.xlarge",
+        "InstanceCount": 1,
+    }
+    sources = {one["ChannelName"]: one["DataSource"]["S3DataSource"] for one in described["InputDataConfig"]}
+    assert sources["shards"]["InstanceGroupNames"] == ["loaders"]
+    assert "InstanceGroupNames" not in sources["train"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--group", "a"], "--group 'a': write NAME=TYPE:COUNT"),
+        (["--group", "a=ml.m5.xlarge:0"], "instance group a: 0 instances; give 1 or more"),
+        (["--group", f"{'a' * 65}=ml.m5.xlarge:1"], "a name has 1 to 64 characters"),
+        (
+            ["--group", "a=ml.m5.xlarge:1", "--group", "a=ml.m5.large:1"],
+            "instance groups a, a: 5 at most, each name once",
+        ),
+        ([word for name in "abcdef" for word in ("--group", f"{name}=ml.m5.xlarge:1")], "5 at most"),
+        (["--group", "a=ml.m5.xlarge:2", "--hosts", "2"], "leave --hosts out"),
+        (["--group", "a=ml.m5.xlarge:1", "--warm-pool", "pool"], "a warm pool and instance groups exclude each other"),
+        (
+            ["--group", "a=ml.m5.xlarge:1", "--channel", "x=/", "groups=b"],
+            "for the instance group b, which the job does",
+        ),
+        (["--channel", "x=/", "groups=b"], "for the instance group b, which the job does not have"),
+    ],
+)
+def test_instance_groups_that_the_service_refuses(stage, capsys, options, sentence):
+    assert main(["train", "--process", str(stage.program("")), "--folder", str(stage.jobs), *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+KEEPS = """
+kept = pathlib.Path(os.environ["SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY"])
+assert kept == ml / "sagemaker/warmpoolcache"
+(kept / os.environ["TRAINING_JOB_NAME"]).write_text(me)
+print("kept", sorted(file.name for file in kept.iterdir()))
+"""
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_the_cache_of_a_warm_pool_outlives_the_job(stage, tmp_path, capsys, hosts):
+    pool = tmp_path / "pool"
+    options = ["--process", str(stage.program(KEEPS)), "--folder", str(stage.jobs), "--warm-pool", str(pool)]
+    for name in ("first", "second"):
+        assert main(["train", *options, "--hosts", str(hosts), "--name", name]) == 0
+    assert capsys.readouterr().err.count("kept ['first', 'second']") == hosts, "each host finds its own"
+    assert (
+        {file.read_text() for file in pool.rglob("second")} == {"algo-1"} if hosts == 1 else {"127.0.0.1", "localhost"}
+    )
+    assert main(["train", *options, "--spot-interrupt-after", "1"]) == 2
+    assert "a warm pool and spot instances exclude each other" in capsys.readouterr().err
+
+
+def test_results_are_unpacked_instead_of_earlier_ones(stage, tmp_path, capsys):
+    leaves = '(ml / "model" / me).write_text("m"); (ml / "output/data/report").write_text("r")'
+    folders = ["--folder", str(stage.jobs), "--results", str(tmp_path / "ml")]
+
+    def files() -> list[str]:
+        return sorted(
+            str(file.relative_to(tmp_path / "ml")) for file in (tmp_path / "ml").rglob("*") if file.name != ".staged"
+        )
+
+    assert main(["train", "--process", str(stage.program(leaves)), "--name", "one", *folders]) == 0
+    assert files() == ["model", "model/algo-1", "output", "output/data", "output/data/report"]
+    assert main(["train", "--process", str(stage.program("sys.exit(1)")), "--name", "two", *folders]) == 1
+    assert files() == ["model", "output", "output/data"]
+
+
+def test_a_folder_of_somebody_else_takes_no_results(stage, tmp_path, capsys):
+    (tmp_path / "home" / "model").mkdir(parents=True)
+    (tmp_path / "home" / "model" / "thesis").touch()
+    folders = ["--process", str(stage.program("")), "--folder", str(stage.jobs)]
+    assert main(["train", *folders, "--results", str(tmp_path / "home")]) == 2
+    assert "name another folder" in capsys.readouterr().err
+    assert (tmp_path / "home" / "model" / "thesis").exists()
+    assert not stage.jobs.exists(), "no job was begun"
+
+
+def test_hyperparameters_that_cannot_be_read_are_a_sentence(stage, capsys):
+    assert main(["train", "--process", str(stage.program("")), "--folder", str(stage.jobs), "--hp", "a='b"]) == 2
+    assert """--hp "a='b" cannot be read: No closing quotation""" in capsys.readouterr().err
+
+
 RESUMES = """
 checkpoint = pathlib.Path(config["checkpointconfig"]["LocalPath"]) / me
 done = int(checkpoint.read_text()) if checkpoint.exists() else 0
-print("begun", flush=True)
+name = os.environ["TRAINING_JOB_NAME"]
+whole = name.endswith("whole")
+if done:
+    print(f"going on from {{done // 10 + 1:05d}}-{{done % 10:07d}}.pt", flush=True)
+if {begins}:
+    print("begun", flush=True)
 for step in range(done + 1, 41):
-    time.sleep(0.05)
+    time.sleep({step_s})
     part = checkpoint.with_suffix(".tmp")
     part.write_text(str(step))
     part.rename(checkpoint)
 (ml / "model" / me).write_text({model})
 """
+SPOT = ["--name", "spot", "--compare", "*", "--hosts", "2", "--from", "begun", "--seed", "3"]
+
+
+def spot(stage: Stage, *options: str, model: str = "str(step)", step_s: str = "0.05", begins: str = "True") -> int:
+    program = stage.program(RESUMES.format(model=model, step_s=step_s, begins=begins))
+    folders = ["--process", str(program), "--folder", str(stage.jobs)]
+    return main(["spot", *folders, *SPOT, "--checkpoints", "--checkpoint-every", "0.01", *options])
 
 
 @pytest.mark.parametrize(("model", "code"), [("str(step)", 0), ("str(done)", 1)])
 def test_interrupted_jobs_must_give_the_model_of_the_whole_one(stage, capsys, model, code):
-    folders = ["--process", str(stage.program(RESUMES.format(model=model))), "--folder", str(stage.jobs)]
-    options = ["--times", "2", "--seed", "3", "--name", "spot", "--compare", "*", "--hosts", "2", "--from", "begun"]
-    every = ["--checkpoints", "--checkpoint-every", "0.01"]
-    assert main(["spot", *folders, *options, *every]) == code
+    assert spot(stage, "--times", "2", model=model) == code
     out = capsys.readouterr().out.splitlines()
-    assert out[-1] == f"{2 if code == 0 else 0} of 2 equal, 2 of them interrupted"
+    assert out[-1].startswith(f"{2 if code == 0 else 0} of 2 equal; interrupted: ")
     assert "compared: 127.0.0.1, localhost" in out[0]
     assert out[1].endswith("equal" if code == 0 else "different: 127.0.0.1, localhost")
-    assert main(["spot", *folders, *options]) == 2
-    assert "without --checkpoints" in capsys.readouterr().err
+    restarted = [json.loads((stage.jobs / f"spot-00{number}" / "job.json").read_text()) for number in (1, 2)]
+    assert [record["Local"]["Attempts"] for record in restarted] == [2, 2]
+
+
+@pytest.mark.parametrize(("model", "code"), [("str(step)", 0), ("str(step) + str(name.endswith('-001'))", 1)])
+def test_a_job_that_was_over_too_early_is_no_interruption_but_must_be_equal(stage, capsys, model, code):
+    """All jobs but the first are quicker, and the first moment is drawn near the end."""
+    assert spot(stage, "--times", "2", "--seed", "2", model=model, step_s="0.08 if whole else 0.01") == code
+    out = capsys.readouterr().out.splitlines()
+    over = [line for line in out if " s, before it was lost at " in line]
+    assert over
+    assert out[1] == over[0]
+    assert out[-1].startswith("2 of 2 equal; interrupted: ")
+    assert out[-1].endswith(f"; {len(over)} more were over before their moments, {len(over) - code} of them equal")
+
+
+def test_a_job_that_cannot_be_interrupted_is_a_sentence(stage, capsys):
+    assert spot(stage, "--times", "2", step_s="0.01", begins="whole") == 1
+    out, err = capsys.readouterr()
+    assert "10 jobs in a row were over before their moments" in err
+    assert out.splitlines()[-1] == (
+        "0 of 1 equal; interrupted: none; 10 more were over before their moments, 10 of them equal"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "told", "kind"),
+    [
+        ("going on from 00003-0000002.pt", "went on in epoch 3 after batch 2", "within an epoch"),
+        ("going on from 00003-0000000.pt", "went on before epoch 3", "between epochs"),
+        ("hello", "began anew", "before a checkpoint"),
+    ],
+)
+def test_where_a_job_went_on_is_told(stage, capsys, line, told, kind):
+    body = f'print("begun" if not list(checkpoints.iterdir()) else {line!r}, flush=True)'
+    program = stage.program(
+        'checkpoints = pathlib.Path(config["checkpointconfig"]["LocalPath"])\n'
+        + body
+        + '\n(checkpoints / me).touch()\ntime.sleep(1)\n(ml / "model" / me).touch()'
+    )
+    folders = ["--process", str(program), "--folder", str(stage.jobs), "--checkpoints", "--checkpoint-every", "0.01"]
+    assert main(["spot", *folders, *SPOT, "--hosts", "1", "--times", "1", "--seed", "0"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert f" s, {told}: equal" in out[1]
+    assert out[-1] == f"1 of 1 equal; interrupted: 1 {kind}"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--times", "0"], "--times 0: give 1 at least"),
+        (["--from", "("], "--from '(' is no regular expression"),
+        (["--resumed", "("], "--resumed '(' is no regular expression"),
+        (["--from", "never said"], "no moment lies in the uninterrupted job: 'never said' is in no line"),
+        (["--compare", "*.pt"], "the uninterrupted job Completed: no file *.pt in its model"),
+    ],
+)
+def test_interruptions_that_would_prove_nothing_are_refused(stage, capsys, options, sentence):
+    assert spot(stage, *options, step_s="0.002") == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_interruptions_without_checkpoints_are_refused(stage, capsys):
+    assert main(["spot", "--process", str(stage.program("")), "--folder", str(stage.jobs), *SPOT]) == 2
+    assert "without --checkpoints nothing outlives an interruption" in capsys.readouterr().err
 
 
 def test_stop_ends_what_is_no_training_job_by_sigterm(stage, capsys):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import time
@@ -54,6 +55,35 @@ def test_every_epoch_has_a_pipe_of_its_own(objects, tmp_path):
     finally:
         feeder.close()
     assert not list((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize("wrapper", ["None", "RecordIO"])
+def test_compressed_objects_come_decompressed(tmp_path, wrapper):
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.gz").write_bytes(gzip.compress(name.encode() * 3_000_000))
+    words = [f"train={folder}", "mode=Pipe", "compression=Gzip", f"wrapper={wrapper}"]
+    feeder = Feeder(parse(words), tmp_path / "data")
+    try:
+        found = read(tmp_path / "data" / "train_0")
+    finally:
+        feeder.close()
+    if wrapper == "RecordIO":
+        found = b"".join(bytes(one) for one in recordio.read_records(io.BytesIO(found)))
+    assert found == b"a" * 3_000_000 + b"b" * 3_000_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"plain", gzip.compress(b"abc")[:-4], b"\x1f\x8b\x08\x00" + bytes(20), b"\xff" * 9]
+)
+def test_an_object_that_cannot_be_decompressed_is_named(tmp_path, content):
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    (folder / "a.gz").write_bytes(gzip.compress(b"whole"))
+    (folder / "b.gz").write_bytes(content)
+    with pytest.raises(RequestError, match=r"b\.gz cannot be decompressed .* every object is a whole \.gz file"):
+        Feeder(parse([f"train={folder}", "mode=Pipe", "compression=Gzip"]), tmp_path / "data")
 
 
 def test_a_reader_that_leaves_early_gets_the_next_epoch(objects, tmp_path):

@@ -64,17 +64,23 @@ def test_a_program_gets_its_root_and_its_variables_and_hands_over_log_and_exit_c
 
 
 def test_what_the_folder_says_for_the_dockerfile(stage):
-    folder = programs(stage.folder / "programs", train="import os; print(os.environ['FROM_IMAGE'])")
+    folder = programs(stage.folder / "programs", train="import os; print(os.environ['FROM_IMAGE'], os.environ['HOST'])")
     (folder / "labels.json").write_text('{"a.label": "true"}')
-    (folder / "environment.json").write_text('{"FROM_IMAGE": "yes"}')
+    (folder / "environment.json").write_text('{"FROM_IMAGE": "yes", "HOST": "everywhere"}')
+    (folder / "process.json").write_text('{"HOST": "here"}')
     made = ProcessSubject(folder)
     assert made.labels == {"a.label": "true"}
     stage.running.append(made.start(Start(Command.TRAIN, stage.root, stage.log)))
     assert stage.running[0].wait(60) == 0
-    assert stage.log.read_text() == "yes\n"
+    assert stage.log.read_text() == "yes here\n"
+    stage.running.append(
+        ProcessSubject(folder, as_contained=True).start(Start(Command.TRAIN, stage.root, stage.folder / "log"))
+    )
+    assert stage.running[1].wait(60) == 0
+    assert (stage.folder / "log").read_text() == "yes everywhere\n"
 
 
-@pytest.mark.parametrize("name", ["labels.json", "environment.json"])
+@pytest.mark.parametrize("name", ["labels.json", "environment.json", "process.json"])
 def test_a_table_that_is_none_is_named(tmp_path, name):
     folder = programs(tmp_path)
     (folder / name).write_text('{"a": 1}')

@@ -40,6 +40,14 @@ def test_colours_are_for_terminals(tmp_path: Path, stream: io.StringIO, coloured
     assert ("\033[31m" in stream.getvalue()) is coloured
 
 
+def test_lines_may_go_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[tuple[str, bool | None]] = []
+    told = Events(tmp_path / "events.jsonl", say=lambda text, good: said.append((text[9:], good)))
+    told.tell("failed", "bad news", good=False)
+    assert said == [("bad news", False)]
+    assert capsys.readouterr().err == ""
+
+
 def test_the_summary_counts_outcomes_and_measures_answers_only(tmp_path: Path) -> None:
     told = events(tmp_path, io.StringIO())
     assert told.summary() == "no request"
