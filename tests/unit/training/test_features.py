@@ -122,30 +122,52 @@ def test_training_shuffles_by_seed_and_epoch_and_draws_views(tmp_path: Path) -> 
     assert {value >= 100 for epoch in range(9) for value in of(0, epoch)} == {True, False}
 
 
-def test_half_of_the_maps_are_mirrored_where_that_stands_for_a_view(tmp_path: Path) -> None:
+def write_maps(folder: Path) -> tuple[FeatureStore, Tensor]:
+    """Maps [40, 2, 2, 3] of which none is its own mirror image; the classes are 0 to 39."""
     maps = torch.arange(40 * 12).reshape(40, 2, 2, 3).float()
-    batch = Batch(torch.empty(0), torch.arange(40), ())
-    store = write_store(tmp_path, KEY, [lambda: iter([(maps, batch)])], 40)
+    store = write_store(folder, KEY, [lambda: iter([(maps, Batch(torch.empty(0), torch.arange(40), ()))])], 40)
     assert store is not None
+    return store, maps
 
-    def of(epoch: int, *, seed: int = 0) -> list[bool]:
-        batches = FeatureBatches(store, batch_size=7, seed=seed, shuffle=True, device=CPU, mirror=True)
-        read = [
-            (index, image)
-            for batch in batches.epoch(epoch)
-            for index, image in zip(batch.indices, batch.images, strict=True)
-        ]
-        assert sorted(int(index) for index, _ in read) == list(range(40))
-        mirrored = [bool((image != maps[index]).any()) for index, image in read]
-        for drawn, (index, image) in zip(mirrored, read, strict=True):
-            assert torch.equal(image.float(), maps[index].flip(-1) if drawn else maps[index])
-        return mirrored
 
-    assert of(1) == of(1)
-    assert of(1) != of(2)
-    assert of(1) != of(1, seed=1)
-    assert 10 < sum(of(1)) < 30
+def mirrored(
+    store: FeatureStore, epoch: int, *, seed: int = 0, start: int = 0, team: Team = ALONE
+) -> dict[int, Tensor]:
+    """What an epoch feeds, by class."""
+    batches = FeatureBatches(store, batch_size=7, seed=seed, shuffle=True, device=CPU, team=team, mirror=True)
+    return {
+        int(index): image
+        for batch in batches.epoch(epoch, start)
+        for index, image in zip(batch.indices, batch.images, strict=True)
+    }
+
+
+def test_half_of_the_maps_are_mirrored_where_that_stands_for_a_view(tmp_path: Path) -> None:
+    store, maps = write_maps(tmp_path)
+
+    def drawn(epoch: int, seed: int = 0) -> list[bool]:
+        fed = mirrored(store, epoch, seed=seed)
+        assert sorted(fed) == list(range(40))
+        found = {index: bool((image != maps[index]).any()) for index, image in fed.items()}
+        for index, image in fed.items():
+            assert torch.equal(image.float(), maps[index].flip(-1) if found[index] else maps[index])
+        return [found[index] for index in sorted(found)]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+    assert drawn(1) != drawn(1, seed=1)
+    assert 10 < sum(drawn(1)) < 30
     assert np.array_equal(store.outputs[0], maps.numpy()), "what is stored stays as it is"
+
+
+def test_what_is_mirrored_depends_on_neither_processes_nor_a_resumption(tmp_path: Path) -> None:
+    store, _ = write_maps(tmp_path)
+    whole, resumed = mirrored(store, 1), mirrored(store, 1, start=2)
+    assert len(resumed) == 40 - 2 * 7
+    shared = mirrored(store, 1, team=Team(0, 2)) | mirrored(store, 1, team=Team(1, 2))
+    assert sorted(shared) == list(range(40))
+    for part in (resumed, shared):
+        assert all(torch.equal(image, whole[index]) for index, image in part.items())
 
 
 def test_evaluation_keeps_the_order_and_shows_the_first_view(tmp_path: Path) -> None:
