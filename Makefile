@@ -122,7 +122,9 @@ curate: $(INSTALLED) ## List label errors, copies and classes to merge in DATA, 
 	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m dogbreed.curation "$$DATA" --model '$(MODEL)' --cache $(CACHE)/features $(CURATE_FLAGS)
 
 test: $(INSTALLED) ## Run the unit, contract, launcher and, where there is a Chromium, browser tests
-	@$(BIN)/pytest -q -n logical tests/unit tests/contract tests/launch tests/browser
+# A worker more than there are CPUs: a fifth of the time goes to servers and jobs that are waited for.
+	@workers=$$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)'); \
+	$(BIN)/pytest -q -n "$$workers" tests/unit tests/contract tests/launch tests/browser
 
 lint: $(INSTALLED) ## Check style, types, architecture, shell scripts, Dockerfile and spelling; says nothing when all is well
 	@$(BIN)/ruff check --quiet . $(SCRIPTS)

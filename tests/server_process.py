@@ -119,20 +119,10 @@ def start(root: Path, **variables: str) -> Server:
         **variables,
     }
     log_file = root / "server.log"
+    # As the image does it: `dogbreed.serving.server` by itself imports torch's compiler, half of the time of a start.
+    command = ["taskset", "--cpu-list", str(core()), sys.executable, "-m", "dogbreed", "serve"]
     with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [
-                "taskset",
-                "--cpu-list",
-                str(core()),
-                sys.executable,
-                "-m",
-                "dogbreed.serving.server",
-            ],
-            env=environ,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=subprocess.STDOUT)
     return Server(process, port, log_file)
 
 

@@ -111,14 +111,20 @@ def test_sigterm_keeps_the_best_epoch_so_far_and_exits_0(opt_ml: OptMl, drawn_da
 
 
 def test_a_job_that_is_stopped_and_then_lost_ends_with_the_weights_of_an_undisturbed_one(
-    opt_ml: OptMl, drawn_data: Path, tmp_path: Path
+    in_process: OptMl, drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The first and the last job, which nothing ends, need no process of their own."""
+    opt_ml = in_process
     settings = {**QUICK, "epochs": "40", "patience": "0", "dropout": "0.5", "checkpoint-seconds": "0"}
     opt_ml.hyperparameters(settings)
     opt_ml.channels(train=drawn_data)
+    monkeypatch.setenv("TRAINING_JOB_NAME", "contract-1")
+    opt_ml.write("checkpointconfig.json", {"LocalPath": str(tmp_path / "undisturbed")})
+    assert job.main() == 0, opt_ml.failure.read_text()
+    expected = artifacts.load(opt_ml.model)
+    opt_ml.write("checkpointconfig.json", {"LocalPath": str(tmp_path / "disturbed")})
 
-    def run(folder: str, *, until: str = "", end: signal.Signals | None = None) -> tuple[int, str]:
-        opt_ml.write("checkpointconfig.json", {"LocalPath": str(tmp_path / folder)})
+    def run(*, until: str = "", end: signal.Signals | None = None) -> tuple[int, str]:
         process = start(opt_ml)
         assert process.stdout is not None
         seen = ""
@@ -131,20 +137,16 @@ def test_a_job_that_is_stopped_and_then_lost_ends_with_the_weights_of_an_undistu
         seen += process.communicate(timeout=200)[0]
         return process.returncode, seen
 
-    code, log = run("undisturbed")
-    assert code == 0, log
-    expected = artifacts.load(opt_ml.model)
-
-    code, log = run("disturbed", until="epoch=5;", end=signal.SIGTERM)
+    code, log = run(until="epoch=5;", end=signal.SIGTERM)
     assert code == 0, log
     assert artifacts.load(opt_ml.model).facts["ended_by"] == "stop signal"
-    code, log = run("disturbed", until="epoch=12;", end=signal.SIGKILL)
+    code, log = run(until="epoch=12;", end=signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert "going on from" in log
     assert "epoch=3;" not in log
     newest = max((tmp_path / "disturbed").glob("*.checkpoint.pt"))
     newest.write_bytes(newest.read_bytes()[:-100])  # a file that the sync had copied in part
-    code, log = run("disturbed")
+    code, log = run()
     assert code == 0, log
     assert "is not a whole checkpoint and is passed over" in log
     found = artifacts.load(opt_ml.model)
@@ -153,8 +155,7 @@ def test_a_job_that_is_stopped_and_then_lost_ends_with_the_weights_of_an_undistu
     assert all(torch.equal(found.weights[name], expected.weights[name]) for name in expected.weights)
 
     opt_ml.hyperparameters({**settings, "lr": "0.5"})
-    code, log = run("disturbed")
-    assert code == 1
+    assert job.main() == 1
     assert "is of another job (lr was 0.01, is 0.5)" in opt_ml.failure.read_text()
 
 
