@@ -52,6 +52,7 @@ class CudaEngine:
     name = "cuda"
     batch = SIZES[-1]
     gathers = True
+    ahead = 0
 
     def __init__(
         self,

@@ -30,12 +30,14 @@ class Engine(Protocol):
         precision: of the arithmetic.
         batch: images that it is given at once at most; more cost memory.
         gathers: several images at once are quicker than one by one, so that it pays to let requests wait for company.
+        ahead: calls that it takes in besides those that compute, and begins the moment one of them ends.
     """
 
     name: str
     precision: Precision
     batch: int
     gathers: bool
+    ahead: int
 
     def score(self, images_NCHW: Tensor) -> Tensor:
         """Scores prepared images.
@@ -60,6 +62,7 @@ class PlainEngine:
     precision: Precision = "fp32"
     batch = 16
     gathers = False
+    ahead = 0
 
     def __init__(self, model: nn.Module, spec: PreprocessSpec) -> None:
         self._model = model

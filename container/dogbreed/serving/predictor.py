@@ -38,7 +38,7 @@ class Predictor:
         engine: computes the scores of the bundle's network.
         observer: is told how long decoding and the network took.
         max_pixels: larger images are refused before they are decoded.
-        lanes: calls of the engine that run side by side.
+        lanes: calls that the engine is given side by side.
         network: builds the bundle's network once more, when the first heat map is asked for; None offers none. Raises
             `NoMapError`.
 

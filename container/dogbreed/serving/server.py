@@ -156,7 +156,7 @@ def load_predictor(
         chosen.engine,
         observer=metrics,
         max_pixels=max_pixels,
-        lanes=1 if chosen.engine.name == "cuda" else streams,
+        lanes=(1 if chosen.engine.name == "cuda" else streams) + chosen.engine.ahead,
         network=partial(_load_again, folder, written) if heat_maps else None,
     )
 

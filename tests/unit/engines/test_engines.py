@@ -1,6 +1,7 @@
 """Every engine answers as the plain network does, and what cannot be had says why."""
 
 import os
+import queue
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,20 @@ def test_bf16_answers_are_near_and_not_the_same(build):
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.exp(), expected.exp(), rtol=0, atol=0.05)
     assert not torch.equal(found, expected)
+
+
+@needs_openvino
+def test_openvino_takes_in_as_many_calls_as_compute():
+    engine = OpenVinoEngine(make_model(), SPEC, streams=2)
+    assert engine.ahead == 2
+    inside = [engine._requests._free.get_nowait() for _ in range(4)]
+    with pytest.raises(queue.Empty):
+        engine._requests._free.get_nowait()
+    pixels = torch.zeros(1, 64, 64, 3, dtype=torch.uint8).numpy()
+    for request in inside:
+        request.start_async({0: pixels})
+    for request in inside:
+        request.wait()
 
 
 @needs_openvino

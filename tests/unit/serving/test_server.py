@@ -1,4 +1,4 @@
-"""The network that heat maps need is that of the files that are served, or none."""
+"""What a worker loads: as many requests let in as the engine takes, and the network that heat maps need, or none."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 import torch
 from tests.contract.serving import save_bundle
 
+from dogbreed.engines import openvino_cpu
 from dogbreed.serving import server
 from dogbreed.serving.heatmap import NoMapError
+from dogbreed.serving.metrics import Metrics
 
 
 def test_the_network_is_that_of_the_served_bundle(tmp_path: Path) -> None:
@@ -34,3 +36,24 @@ def test_files_that_have_gone_are_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(NoMapError, match="cannot be loaded again for heat maps"):
         server._load_again(tmp_path / "model", state)
+
+
+@pytest.mark.parametrize(
+    ("engine", "concurrent"),
+    [
+        pytest.param(
+            "openvino",
+            2 * 3,  # three compute, three wait in its queue
+            marks=pytest.mark.skipif(not openvino_cpu.is_installed(), reason="the openvino package is not installed"),
+        ),
+        ("torch", 3 * 4),  # each gathers up to four
+    ],
+)
+def test_as_many_requests_are_let_in_as_the_engine_takes(tmp_path: Path, engine: str, concurrent: int) -> None:
+    save_bundle(tmp_path)
+    threads = torch.get_num_threads()
+    try:
+        loaded = server.load_predictor(tmp_path / "model", Metrics(None), max_pixels=10**6, engine=engine, streams=3)
+    finally:
+        torch.set_num_threads(threads)
+    assert loaded.concurrent == concurrent
