@@ -54,8 +54,8 @@ def version() -> str:
 class OpenVinoEngine:
     """One compiled network; as many requests as there are streams compute at once, one thread each, and as many wait.
 
-    Those that wait are in OpenVINO's own queue. Python would have to wake three threads, one after the other, before the
-    next began to compute: with 8 clients two cores were idle for 6% of the time, and are for 1%.
+    Those that wait are in OpenVINO's own queue. Python would have to wake three threads, one after the other, before
+    the next began to compute: with 8 clients two cores were idle for 6% of the time, and are for 1%.
 
     Args:
         model: normalised images -> logits; in eval mode, on the CPU.
