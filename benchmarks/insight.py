@@ -4,11 +4,13 @@
 
 Two jobs are measured: a head on stored features, whose steps are the shortest there are, and fine-tuning of a small
 network. Each is the real job, in a process of its own, once with `insight=true`, its default, and once with
-`insight=false`. The two processes of a round take turns of a few epochs each: only one of them works at a time, and
-what else the machine does meets both alike. What counts is the CPU time, user and system, of all threads, while it is a
-process's turn; an epoch is a training and a validation pass and what stands between two. The first epochs are
-not counted. A round's ratio is that of its totals, so that what happens seldom (a look of the rules, a file) counts as
-often as it happens. What a job costs once (the import of smdebug, the last verdicts, the report) is in the last column.
+`insight=false`. The two processes of a round take turns of about a second each: only one of them works at a time, and
+what else the machine does meets both alike. With turns of a quarter of a second each found the caches full of the
+other's, which costs the process with more to do more. What counts is the CPU time, user and system, of all threads,
+while it is a process's turn; an epoch is a training and a validation pass and what stands between two. The first epochs
+are not counted. A round's ratio is that of its totals, so that what happens seldom (a look of the rules, a file) counts
+as often as it happens. What a job costs once (the import of smdebug, the last verdicts, the report) is in the last
+column.
 
 Prints a table and writes the same figures to build/bench/insight.json. `--check 1.03` makes a greater ratio an error.
 """
@@ -58,8 +60,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with train, valid and test")
     parser.add_argument("--weights", metavar="MODEL=FILE", help="of the head's backbone; random ones say the same")
     parser.add_argument("--jobs", nargs="*", default=list(JOBS), choices=list(JOBS))
-    parser.add_argument("--epochs", type=int, nargs=2, default=(100, 9), help="of the head's job, and of the other")
-    parser.add_argument("--turn", type=int, nargs=2, default=(5, 1), help="epochs of a turn, of the same")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(400, 24), help="of the head's job, and of the other")
+    parser.add_argument("--turn", type=int, nargs=2, default=(20, 3), help="epochs of a turn, of the same")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--check", type=float, metavar="RATIO", help="fail when a job's median ratio is greater")
     chosen = parser.parse_args()

@@ -31,7 +31,9 @@ class StageError(Exception):
     """The folder cannot be laid out as asked; the message says what to do."""
 
 
-def stage(root: Path, *, data: Path, weights: Path | None = None, hyperparameters: Mapping[str, str]) -> None:
+def stage(
+    root: Path, *, data: Path, weights: Path | None = None, hyperparameters: Mapping[str, str], mounted: bool = False
+) -> None:
     """Lays out ``root`` for a new job.
 
     Args:
@@ -39,6 +41,7 @@ def stage(root: Path, *, data: Path, weights: Path | None = None, hyperparameter
         data: folder of the `train` channel: train, valid and test, or one folder per class.
         weights: state-dict file for the `pretrained` channel.
         hyperparameters: names and values, as strings.
+        mounted: leave the channel folders out, because Docker mounts them. Otherwise they are links.
 
     Raises:
         StageError: an input is missing, or ``root`` holds files that are not ours to delete.
@@ -63,7 +66,7 @@ def stage(root: Path, *, data: Path, weights: Path | None = None, hyperparameter
         config / "resourceconfig.json",
         {"current_host": _HOST, "hosts": [_HOST], "network_interface_name": "eth0", "current_instance_type": "local"},
     )
-    for name, source in sources.items():
+    for name, source in () if mounted else sources.items():
         link = channels / name
         if source.is_file():
             link.mkdir()
@@ -132,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data=Path(options.data),
             weights=Path(options.weights) if options.weights else None,
             hyperparameters=read_hyperparameters(options.hp),
+            mounted=options.mounted,
         )
     except StageError as error:
         print(error, file=sys.stderr)
@@ -146,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", default="", metavar="DIR", help="folder with train, valid, test, or class folders")
     parser.add_argument("--weights", default="", metavar="FILE", help="state-dict file for the channel `pretrained`")
     parser.add_argument("--hp", default="", metavar="TEXT", help='hyperparameters, "model=resnet18 lr=0.01"')
+    parser.add_argument("--mounted", action="store_true", help="leave the channel folders to Docker's mounts")
     return parser
 
 

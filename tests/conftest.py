@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 configuration.set_hypothesis_home_dir(REPOSITORY / "build" / "cache" / "hypothesis")
 settings.register_profile("dogbreed", deadline=None)
 settings.load_profile("dogbreed")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A job that ran in the test's process leaves a handler that prints to the stream that pytest had for that test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers[:]:
+        if handler not in handlers and type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,8 @@ def test_execution_parameters_are_those_of_this_server(ready: Server) -> None:
 def test_a_full_server_refuses_at_once_and_still_answers_ping(
     ready: Server, slowly: Callable[[Server], Future[Answer]], jpeg: bytes
 ) -> None:
-    calls = [slowly(ready) for _ in range(3)]  # one computes, one waits, one is refused
+    # One computes and one is ready to, which is what OpenVINO takes on one CPU; one waits, and one is refused.
+    calls = [slowly(ready) for _ in range(4)]
     refused = next(as_completed(calls, PATIENCE_S)).result()
     again = ready.send("POST", "/invocations", jpeg, Content_Type="image/jpeg")
     pings = [ready.send("GET", "/ping") for _ in range(5)]
@@ -175,7 +176,7 @@ def test_a_full_server_refuses_at_once_and_still_answers_ping(
     assert again.elapsed_s < 1
     assert [ping.status for ping in pings] == [200] * 5
     assert max(ping.elapsed_s for ping in pings) < 1  # the platform allows 2 s
-    assert sorted(call.result(PATIENCE_S).status for call in calls) == [200, 200, 503]
+    assert sorted(call.result(PATIENCE_S).status for call in calls) == [200, 200, 200, 503]
 
 
 def test_a_good_session_leaves_a_clean_log_and_an_untouched_model_folder(

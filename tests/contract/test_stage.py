@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,13 @@ def test_the_job_reads_what_was_laid_out(tmp_path: Path, data: Path) -> None:
     assert (environment.channels["train"].path / "train").is_dir()
     assert (environment.channels["pretrained"].path / "resnet18.pth").is_file()
     assert environment.hosts.all == ("algo-1",)
+
+
+def test_channels_are_left_to_dockers_mounts(tmp_path: Path, data: Path) -> None:
+    """As containers of a search have them."""
+    assert stage(tmp_path / "ml", f"--data={data}", "--mounted").returncode == 0
+    assert list((tmp_path / "ml" / "input" / "data").iterdir()) == []
+    assert "train" in json.loads((tmp_path / "ml" / "input" / "config" / "inputdataconfig.json").read_text())
 
 
 def test_a_new_job_empties_the_old_one_and_leaves_the_data_alone(tmp_path: Path, data: Path) -> None:

@@ -43,13 +43,24 @@ def _unpack(archive: Path, folder: Path) -> None:
             for member in opened:
                 if member.issym() or member.islnk():
                     raise ArchiveError(_link(archive, member.name))
-                # Refuses what lies outside, and devices.
-                opened.extract(member, folder, filter="data")
+                _extract(opened, member, folder)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ArchiveError(
             f"{archive} is no model.tar.gz that can be unpacked ({error}); make one with: "
             f"tar -czf model.tar.gz -C model ."
         ) from error
+
+
+def _extract(opened: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Refuses what lies outside, and devices."""
+    if hasattr(tarfile, "data_filter"):
+        opened.extract(member, folder, filter="data")
+        return
+    # Python 3.11 before 3.11.4, which is Debian 12's, has no filters.
+    place = (folder / member.name).resolve()
+    if not (member.isfile() or member.isdir()) or not place.is_relative_to(folder.resolve()):
+        raise tarfile.ExtractError(f"{member.name!r} is no plain file, or leads out of the folder")
+    opened.extract(member, folder, set_attrs=False)
 
 
 def _link(source: Path, name: str) -> str:

@@ -75,7 +75,9 @@ def test_compressed_objects_come_decompressed(tmp_path, wrapper):
 
 
 @pytest.mark.parametrize(
-    "content", [b"plain", gzip.compress(b"abc")[:-4], b"\x1f\x8b\x08\x00" + bytes(20), b"\xff" * 9]
+    "content",
+    [b"plain", gzip.compress(b"abc", mtime=0)[:-4], b"\x1f\x8b\x08\x00" + bytes(20), b"\xff" * 9],
+    ids=["no archive", "cut off", "a broken stream", "other bytes"],
 )
 def test_an_object_that_cannot_be_decompressed_is_named(tmp_path, content):
     folder = tmp_path / "objects"
