@@ -553,6 +553,7 @@ if done:
     print(f"going on from {{done // 10 + 1:05d}}-{{done % 10:07d}}.pt", flush=True)
 if {begins}:
     print("begun", flush=True)
+step = done  # all of them, if it was lost at its very end
 for step in range(done + 1, 41):
     time.sleep({step_s})
     part = checkpoint.with_suffix(".tmp")

@@ -44,7 +44,7 @@ def test_a_link_in_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_outside(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="outside the destination"):
+    with pytest.raises(ArchiveError, match=r"outside the destination|leads out of the folder"):
         put_model(archive(tmp_path, member("../outside")), tmp_path / "model")
     assert not (tmp_path / "outside").exists()
 
