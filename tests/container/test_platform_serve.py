@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 import threading
 import time
@@ -92,8 +93,7 @@ def test_a_transform_job_without_a_network(image: str, bundle: Path, tmp_path: P
     for number in range(4):
         (tmp_path / "in" / f"{number}.jpg").write_bytes(photo())
     (tmp_path / "model").mkdir()
-    with tarfile.open(bundle) as archive:
-        archive.extractall(tmp_path / "model", filter="data")
+    shutil.unpack_archive(bundle, tmp_path / "model")
     events = Events(tmp_path / "events.jsonl")
     plan = JobPlan("night", tmp_path / "in", tmp_path / "out", "image/jpeg")
     launch = Launch(
