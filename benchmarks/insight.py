@@ -5,12 +5,10 @@
 Two jobs are measured: a head on stored features, whose steps are the shortest there are, and fine-tuning of a small
 network. Each is the real job, in a process of its own, once with `insight=true`, its default, and once with
 `insight=false`. The two processes of a round take turns of about a second each: only one of them works at a time, and
-what else the machine does meets both alike. With turns of a quarter of a second each found the caches full of the
-other's, which costs the process with more to do more. What counts is the CPU time, user and system, of all threads,
-while it is a process's turn; an epoch is a training and a validation pass and what stands between two. The first epochs
-are not counted. A round's ratio is that of its totals, so that what happens seldom (a look of the rules, a file) counts
-as often as it happens. What a job costs once (the import of smdebug, the last verdicts, the report) is in the last
-column.
+what else the machine does meets both alike. What counts is the CPU time, user and system, of all threads, while it is a
+process's turn; an epoch is a training and a validation pass and what stands between two. The first epochs are not
+counted. A round's ratio is that of its totals, so that what happens seldom (a look of the rules, a file) counts as
+often as it happens. What a job costs once (the import of smdebug, the last verdicts, the report) is in the last column.
 
 Prints a table and writes the same figures to build/bench/insight.json. `--check 1.03` makes a greater ratio an error.
 """
