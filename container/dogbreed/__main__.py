@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from dogbreed import collector
 from dogbreed.deferred import defer_compiler
 
 
@@ -15,6 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code; 2 for a command that does not exist."""
     # Before anything that imports torchvision.
     defer_compiler()
+    collector.pause()  # whoever is called resumes
     match arguments:
         case ["train"]:
             from dogbreed.training import job

@@ -111,6 +111,7 @@ def train(
             clock[0] += 0.1
             timeline.mark("forward")
             timeline.step()
+            hook.step()
         hook.end_pass()
         timeline.end_pass()
         hook.set_mode("validation")

@@ -44,7 +44,7 @@ class Schedule:
         return min(named, -(-step // self.every) * self.every) if self.every else named
 
 
-def make_schedule(collections: Sequence[Any], mode: Any, ours: Sequence[int]) -> Schedule:  # noqa: ANN401  smdebug's
+def make_schedule(collections: Sequence[Any], mode: Any, ours: Sequence[int] = ()) -> Schedule:  # noqa: ANN401  smdebug's
     """When collections, and our own intervals, may be saved in a mode.
 
     Args:

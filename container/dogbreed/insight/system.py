@@ -92,7 +92,10 @@ class Machine:
         self._cores = sorted(os.sched_getaffinity(0))
         self._limit = available_cpus(cgroup=cgroup)
         self._times = psutil.cpu_times(percpu=True)
+        # Limits stand when a container begins; to ask for them at every look would be a third of what it costs.
+        self._limited = self._limit < len(self._cores)
         self._usage = self._container_usage()
+        self._memory_limit = self._find_memory_limit()
 
     def look(self) -> Sample:
         """See `Probe`."""
@@ -127,9 +130,11 @@ class Machine:
 
     def _container_share(self) -> float | None:
         """Percent of the CPU quota that the container used; None without a quota below the cores."""
+        if not self._limited:
+            return None
         before, now = self._usage, self._container_usage()
         self._usage = now
-        if self._limit >= len(self._cores) or before is None or now is None:
+        if before is None or now is None:
             return None
         return _percent(now[1] - before[1], (now[0] - before[0]) * self._limit)
 
@@ -145,23 +150,32 @@ class Machine:
                 return None
 
     def _memory(self) -> float:
+        if self._memory_limit is not None:
+            limit, used_file = self._memory_limit
+            with contextlib.suppress(OSError, ValueError):
+                # What was read from files is dropped when memory is needed.
+                used = int(used_file.read_text()) - self._reclaimable(used_file)
+                return _percent(max(0, used), limit)
+        return float(psutil.virtual_memory().percent)
+
+    def _find_memory_limit(self) -> tuple[int, Path] | None:
+        """The container's limit in bytes, and the file that says how much it uses; None where the machine is the limit."""
         for limit_name, used_name in (
             ("memory.max", "memory.current"),
             ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
         ):
             try:
                 limit = int((self._cgroup / limit_name).read_text())
-                used = int((self._cgroup / used_name).read_text())
             except (OSError, ValueError):  # "max": no limit
                 continue
             if limit < min(_UNLIMITED, psutil.virtual_memory().total):
-                # What was read from files is dropped when memory is needed.
-                return _percent(max(0, used - self._reclaimable(used_name)), limit)
-        return float(psutil.virtual_memory().percent)
+                return limit, self._cgroup / used_name
+        return None
 
-    def _reclaimable(self, used_name: str) -> int:
+    @staticmethod
+    def _reclaimable(used_file: Path) -> int:
         try:
-            text = (self._cgroup / used_name).with_name("memory.stat").read_text()
+            text = used_file.with_name("memory.stat").read_text()
             return int(text.split("inactive_file", 1)[1].split(maxsplit=1)[0])
         except (OSError, ValueError, IndexError):
             return 0

@@ -61,6 +61,7 @@ from dogbreed.insight.saveplan import (
     type_name,
     wanted,
 )
+from dogbreed.insight.listening import Listeners
 from dogbreed.insight.schedule import NEVER, NOTHING, make_schedule
 from dogbreed.insight.tensorboard import TensorBoard
 from dogbreed.insight.tensorfiles import TensorFiles
@@ -216,14 +217,15 @@ class TensorHook:
         self._off = plan is None
         self._wants_answers = Need.ANSWERS in wanted.needs
         self._wants_first_steps = Need.FIRST_STEPS in wanted.needs
-        self._handles: list[Any] = []
-        self._listeners: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
-        self._listening: list[Any] = []
-        self._gradient_handles: list[Any] = []
+        self._modules, self._criteria, self._gradients = Listeners(), Listeners(), Listeners()
         self._thread = threading.get_ident()
         # Of the step in hand.
         self._overall = self._step = -1
+        self._next = self._next_tensors = NEVER
+        self._plain = False
+        self._hears_all = False
         self._begun = False
+        self._past_loss = False
         self._armed = False
         self._heard = False
         self._saving: frozenset[Any] = frozenset()
@@ -242,10 +244,13 @@ class TensorHook:
         if plan is not None:
             self._modes = mode_keys()
             self._collections = [one for one in plan._get_all_collections_to_save() if one.name not in OWN]
-            ours = {"TRAIN": (TRAIN_INTERVAL, TENSOR_INTERVAL, wanted.weights_every, ACTIVATION_INTERVAL)}
-            self._schedules = {
-                name: make_schedule(self._collections, mode, ours.get(name, ())) for name, mode in self._modes.items()
-            }
+            self._schedules = {name: make_schedule(self._collections, mode) for name, mode in self._modes.items()}
+            # Of a training's steps most that are saved give their loss alone.
+            losses = [one for one in self._collections if one.name == "losses"]
+            others = [one for one in self._collections if one.name != "losses"]
+            train, intervals = self._modes["TRAIN"], (TENSOR_INTERVAL, wanted.weights_every, ACTIVATION_INTERVAL)
+            self._schedules["TRAIN"] = make_schedule(others, train, intervals)
+            self._loss_schedule = make_schedule(losses, train, (TRAIN_INTERVAL,))
             self._steps = dict.fromkeys(self._modes, -1)
             self._mode = "TRAIN"
             self._files = TensorFiles(Path(plan.out_dir), plan.worker)
@@ -285,11 +290,24 @@ class TensorHook:
         # An evaluation at whose every step the loss is saved and nothing else: there is nothing to decide.
         self._plain = bool(self._schedule.losses_alone) and not self._plan.tensorboard_dir
         self._step = self._steps[mode]
-        self._next = NEVER if self._plain else self._schedule.next(self._step + 1)
         self._pass = self._new_pass()
-        self._begun = False
+        self._begun = self._past_loss = False
         self._disarm()
-        self._listen()
+        self._hears_all = mode != "TRAIN" or self._wants_labels()
+        self._look_ahead()
+
+    def step(self) -> None:
+        """A batch of the running pass is done; of a training's it is a step. At most steps this only counts."""
+        if self._off or self._mode != "TRAIN":
+            return
+        try:
+            if not (self._past_loss or self._begun):
+                self._count()
+            self._past_loss = self._begun = False
+            if self._step + 1 >= self._next:
+                self._look_ahead()
+        except Exception as error:
+            self._give_up(error)
 
     def end_pass(self) -> None:
         """A pass is over: what was saved in it, and in others just before, comes from the device and is written."""
@@ -342,27 +360,28 @@ class TensorHook:
     def register(self, model: nn.Module, criteria: Sequence[nn.Module]) -> None:
         """Puts hooks on what is saved, and nowhere else."""
         self._model = model
-        self._listeners.append((model.register_forward_pre_hook, self._on_forward))
+        self._modules.add(model.register_forward_pre_hook, self._on_forward)
         compiled = is_compiled(model)
         self._parameters = [
             (f"{type_name(model)}_{name.removeprefix('_orig_mod.')}", parameter)
             for name, parameter in model.named_parameters()
         ]
-        self._learning = [
-            (parameter, _OnGradient(self, f"gradient/{name}"))
-            for name, parameter in self._parameters
-            if parameter.requires_grad and self._is_saved(f"gradient/{name}")
-        ]
+        for name, parameter in self._parameters:
+            if parameter.requires_grad and self._is_saved(f"gradient/{name}"):
+                self._gradients.add(parameter.register_hook, _OnGradient(self, f"gradient/{name}"))
         for path, module in [] if compiled else model.named_modules():
             name = path or type_name(model)
             kind = kind_of(module)
             if self._is_saved(f"{name}_input_0"):
-                self._listeners.append((module.register_forward_pre_hook, _OnInput(self, name, kind)))
+                self._modules.add(module.register_forward_pre_hook, _OnInput(self, name, kind))
             if self._is_saved(f"{name}_output_0"):
-                self._listeners.append((module.register_forward_hook, _OnOutput(self, name, kind)))
+                self._modules.add(module.register_forward_hook, _OnOutput(self, name, kind))
         for criterion in criteria:
-            self._handles.append(criterion.register_forward_hook(self._on_loss))
-        self._listen()
+            self._criteria.add(criterion.register_forward_hook, self._on_loss)
+        self._look_ahead()
+
+    def _wants_labels(self) -> bool:
+        return self._wants_answers and self._seen_labels < _KEPT_LABELS
 
     def _is_saved(self, name: str) -> bool:
         from smdebug.core.utils import match_inc
@@ -371,32 +390,37 @@ class TensorHook:
 
     def _on_forward(self, module: nn.Module, inputs: object) -> None:
         """The model is called at a step at which something is saved."""
-        if not self._off and module is self._model and not self._begun:
+        if not self._off and module is self._model and not self._begun and not self._past_loss:
             try:
                 self._begin()
             except Exception as error:
                 self._give_up(error)
 
     def _on_loss(self, criterion: nn.Module, inputs: tuple[Tensor, ...], loss: Tensor) -> None:
-        """A step's forward pass is over. At most steps this only counts."""
+        """A forward pass is over: of an evaluation's step, or in training of the step in hand or a part of it.
+
+        A training's steps are counted by `step`; most of them are not heard of here.
+        """
         if self._off:
             return
         try:
-            if self._mode != "TRAIN":
+            training = self._mode == "TRAIN"
+            if not training:
                 self._hear(criterion, inputs, loss)
-            elif self._wants_answers and self._seen_labels < _KEPT_LABELS:
+            elif self._wants_labels():
                 self._seen_labels += self._pass.hear_labels(inputs)
-            if self._begun or self._step + 1 >= self._next:
+            # Of a step in several parts the first one is saved.
+            if (self._begun or self._step + 1 >= self._next) and not self._past_loss:
                 if not self._begun:
                     self._begin()  # not the model itself was called, but a copy of it
                 self._take_loss(criterion, loss)
                 self._begun = False
-                self._next = self._schedule.next(self._step + 1)
-                self._listen()
-            else:
+                self._past_loss = training
+                self._look_ahead()
+            elif not training:
                 self._count()
                 if self._step + 1 >= self._next:
-                    self._listen()
+                    self._look_ahead()
         except Exception as error:
             self._give_up(error)
 
@@ -408,23 +432,21 @@ class TensorHook:
         self._overall += 1
         self._step += 1
 
-    def _listen(self) -> None:
-        """Has the modules tell of the step to come if something of it is saved, and only then."""
-        if self._step + 1 >= self._next:
-            if not self._listening:
-                self._listening = [register(heard) for register, heard in self._listeners]
-        else:
-            for handle in self._listening:
-                handle.remove()
-            self._listening.clear()
+    def _look_ahead(self) -> None:
+        """Finds the next step at which something is saved. Modules and criteria tell of the step to come if it is one."""
+        coming = self._step + 1
+        self._next_tensors = NEVER if self._plain else self._schedule.next(coming)
+        self._next = self._next_tensors
+        if self._mode == "TRAIN":
+            self._next = min(self._next, self._loss_schedule.next(coming))
+        self._modules.listen(coming >= self._next_tensors)
+        self._criteria.listen(self._hears_all or coming >= self._next)
 
     def _disarm(self) -> None:
         """Nothing more is saved of the step before, whose backward pass is over."""
         self._armed = False
         self._saving, self._keeping = NOTHING, _NO_NAMES
-        for handle in self._gradient_handles:
-            handle.remove()
-        self._gradient_handles.clear()
+        self._gradients.listen(False)
 
     def _begin(self) -> None:
         """A step at which something is saved begins."""
@@ -437,13 +459,15 @@ class TensorHook:
         plan.mode_steps[self._modes["GLOBAL"]] = self._overall
         self._begun = self._armed = True
         self._calls.clear()
-        self._saving = frozenset(
-            one for one in self._schedule.collections if one.save_config.should_save_step(mode, step)
+        training, with_tensors = self._mode == "TRAIN", step >= self._next_tensors
+        collections = (
+            *(self._loss_schedule.collections if training else ()),
+            *(self._schedule.collections if with_tensors else ()),
         )
-        if self._mode == "TRAIN":
+        self._saving = frozenset(one for one in collections if one.save_config.should_save_step(mode, step))
+        if training:
             self._keeping = self._kept_at(step)
-            if self._gradient_scale is not None:
-                self._scale = self._gradient_scale()
+        if training and with_tensors:
             self._take_weights()
             self._await_gradients()
 
@@ -489,13 +513,13 @@ class TensorHook:
 
     def _await_gradients(self) -> None:
         """Listens to the gradients of this step alone: a hook that does nothing costs microseconds in every step."""
-        if "gradients" in self._keeping or any(one.name != "losses" for one in self._saving):
-            for parameter, watcher in self._learning:
-                self._gradient_handles.append(parameter.register_hook(watcher))  # type: ignore[no-untyped-call]
+        if self._gradient_scale is not None:
+            self._scale = self._gradient_scale()
+        self._gradients.listen(True)
 
     def take_gradient(self, name: str, gradient: Tensor) -> None:
         """Takes a gradient during the backward pass."""
-        if self._off or not (self._saving or "gradients" in self._keeping):
+        if self._off or self._call(name) or not (self._saving or "gradients" in self._keeping):
             return
         try:
             if self._scale != 1.0:
@@ -509,7 +533,7 @@ class TensorHook:
 
     def take_activation(self, name: str, kind: str, side: str, value: object) -> None:
         """Takes what goes into a module, or comes out of it."""
-        if self._off or not (self._saving or "relu_input" in self._keeping):
+        if self._off or self._past_loss or not (self._saving or "relu_input" in self._keeping):
             return
         try:
             for tensor in value if isinstance(value, tuple | list) else (value,):
@@ -750,10 +774,8 @@ class TensorHook:
         logger.warning("no more tensors are saved, %s", self._failure)
 
     def _remove(self) -> None:
-        for handles in (self._handles, self._listening, self._gradient_handles):
-            for handle in handles:
-                handle.remove()
-            handles.clear()
+        for listeners in (self._modules, self._criteria, self._gradients):
+            listeners.listen(False)
         if self._plan is not None:
             # smdebug would make its folder again when the process ends.
             atexit.unregister(self._plan._cleanup)

@@ -60,7 +60,7 @@ _STEP = ""
 """Stands in the list of marks for the end of a step."""
 _KEPT_STEPS = 20_000
 _KEPT_SPANS = 20_000
-"""First and newest stretches that are kept for the trace, each."""
+"""First stretches, and newest ones, that are kept for the trace; of the first as many more as are reckoned up at once."""
 _PASS_KINDS = {"validation": "evaluation", "test": "evaluation", "features": "frozen part"}
 
 
@@ -183,7 +183,7 @@ class Timeline:
         finally:
             now = self._clock()
             self._fold(now)
-            self._spend(kind, start, now - start)
+            self._reckon([(kind, now)], start)
             # What came before the block belongs to the next mark.
             self._last += now - start
             self._alive = now
@@ -191,7 +191,7 @@ class Timeline:
     def add(self, kind: str, start_s: float, seconds: float) -> None:
         """A stretch that was timed elsewhere, on this timeline's clock."""
         self._fold(self._clock())
-        self._spend(kind, start_s, seconds)
+        self._reckon([(kind, start_s + seconds)], start_s)
 
     def add_worker_seconds(self, seconds: float) -> None:
         """A loader process spent so long on decoding and augmenting."""
@@ -259,12 +259,26 @@ class Timeline:
         """Reckons up what was marked."""
         marks, self._marks = self._marks, []
         self._folded_s = now
+        self._last = self._reckon(marks, self._last)
+
+    def _reckon(self, marks: Sequence[tuple[str, float]], last: float) -> float:
+        """Adds stretches up that follow each other from ``last`` on; returns where they end."""
+        phase, seconds = self._phase, self._seconds
+        trains = phase in ("", "train")
+        on_device = ON_DEVICE if self._event is not None and phase == "train" else frozenset[str]()
+        keep = (self._first if len(self._first) < _KEPT_SPANS else self._newest).append
         for kind, end in marks:
             if kind is _STEP:
                 self._end_step(end)
             else:
-                self._spend(kind, self._last, end - self._last)
-            self._last = end
+                spent = end - last
+                keep((kind, last, spent, phase, self._step))
+                if trains or kind == "checkpoint":
+                    self._in_pass += spent
+                    if kind not in on_device:
+                        seconds[kind] = seconds.get(kind, 0.0) + spent
+            last = end
+        return last
 
     def _end_step(self, now: float) -> None:
         self._live(now)
@@ -282,16 +296,6 @@ class Timeline:
         """A sign of life."""
         self._silence = max(self._silence, now - self._alive)
         self._alive = now
-
-    def _spend(self, kind: str, start_s: float, seconds: float) -> None:
-        self._keep(kind, start_s, seconds, self._phase, self._step)
-        if self._phase in ("", "train"):
-            self._in_pass += seconds
-            if self._event is None or self._phase == "" or kind not in ON_DEVICE:
-                self._count(kind, seconds)
-        elif kind == "checkpoint":
-            self._in_pass += seconds
-            self._count(kind, seconds)
 
     def _count(self, kind: str, seconds: float) -> None:
         self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds

@@ -118,7 +118,11 @@ class Watch:
     def step(self, phase: str) -> None:
         """A batch is done."""
         self.timeline.step()
-        if self._operators is not None and phase == "train":
+        if phase != "train":
+            return
+        if self._hook is not None:
+            self._hook.step()
+        if self._operators is not None:
             self._operators.step()
 
     def end_pass(self) -> None:

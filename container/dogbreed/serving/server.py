@@ -31,7 +31,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from dogbreed import logs
+from dogbreed import collector, logs
 from dogbreed.environment import (
     SERVING_STOP_GRACE_S,
     ServingEnvironment,
@@ -81,6 +81,7 @@ def main() -> int:
     Returns:
         The exit code: 0 after a stop, 1 with one line on stderr when it cannot start.
     """
+    collector.resume()
     try:
         environment = read_serving_environment()
         default_accept = payload.media_type(environment.default_accept)
@@ -122,6 +123,7 @@ def load_predictor(
         BundleError: there is none, or it cannot be served.
         ConfigurationError: the engine or the precision cannot be had here.
     """
+    first = "torch" not in sys.modules
     import torch
 
     from dogbreed import artifacts
@@ -129,6 +131,8 @@ def load_predictor(
     from dogbreed.engines.engine import describe
     from dogbreed.serving.predictor import Predictor
 
+    if first:  # of several models: each can be deleted again, the modules cannot
+        collector.settle()
     # Requests run side by side, one thread each: torch's own threads would only fight for the same CPUs.
     torch.set_num_threads(1)
     written = _state_of(folder)

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import torch
 
-from dogbreed import artifacts, backbones, logs
+from dogbreed import artifacts, backbones, collector, logs
 from dogbreed.artifacts import Bundle
 from dogbreed.backbones import Classifier, HeadSpec, Trainable
 from dogbreed.curation import page
@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> int:
     """Runs the job that the platform's files describe; returns the exit code, 0 or 1."""
+    collector.resume()
     paths = read_paths()
     logs.configure()
     team = ALONE

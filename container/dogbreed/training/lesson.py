@@ -24,7 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dogbreed import backbones, calibration
+from dogbreed import backbones, calibration, collector
 from dogbreed.artifacts import clone_weights
 from dogbreed.backbones import Classifier, Cut, HeadSpec, Rest, Trainable
 from dogbreed.calibration import Calibration, Familiarity, Heard
@@ -575,6 +575,7 @@ class Lesson:
         if kept is not None:
             state.load_state_dict(kept, self.loop.team)
         self.watch(self.loop.model, self.loop.criterion, state.scaler.get_scale)
+        collector.settle()
         return self.loop.fit(
             train, validation, state, epochs=chosen.epochs, objective=chosen.objective, keeper=keeper or NoKeeper()
         )

@@ -73,6 +73,7 @@ def test_a_watched_job_shows_losses_and_what_learns(tmp_path, accumulated):
     hook.set_mode("train")
     for _ in range(101):
         criterion(model(torch.randn(8, 4)), torch.arange(8) % 2).backward()
+        hook.step()
     hook.set_mode("validation")
     criterion(model(torch.randn(8, 4)), torch.arange(8) % 2)
     hook.close()

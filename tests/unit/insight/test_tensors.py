@@ -40,7 +40,9 @@ def run(
     validation = []
     for _ in range(epochs):
         hook.set_mode("train")
-        train += [step(model, criterion) for _ in range(12)]
+        for _ in range(12):
+            train.append(step(model, criterion))
+            hook.step()
         hook.set_mode("validation")
         with torch.no_grad():
             validation.append((step(model, criterion) + step(model, criterion)) / 2)
@@ -169,6 +171,7 @@ def learn(
             loss = criterion(model(torch.randn(6, 3, 8, 8)), torch.arange(6) % 3 if number else torch.arange(6) % 2)
         loss.backward()
         optimizer.step()
+        hook.step()
     hook.set_mode("validation")
     model.eval()
     with torch.no_grad():
@@ -394,17 +397,79 @@ def test_all_evaluation_passes_are_filed_where_the_platform_asks_for_losses(tmp_
     assert len(tensors.read_losses(hook.folder).evaluation) == 25
 
 
-def test_modules_tell_only_of_steps_at_which_something_is_saved(tmp_path: Path) -> None:
+def test_modules_tell_only_of_steps_at_which_tensors_are_saved(tmp_path: Path) -> None:
     model = network()
     criterion, hook = watch(model, tmp_path / "tensors")
     relu = model[2]
     hook.set_mode("train")
     heard = []
-    for _ in range(22):
+    for _ in range(102):
         heard.append((len(model._forward_pre_hooks), len(relu._forward_hooks)))
         criterion(model(torch.randn(6, 3, 8, 8)), torch.arange(6) % 3).backward()
-    assert [number for number, counts in enumerate(heard) if counts == (1, 1)] == [*range(11), 20]
+        hook.step()
+    assert [number for number, counts in enumerate(heard) if counts == (1, 1)] == [*range(10), 100]
     assert set(heard) == {(0, 0), (1, 1)}
     hook.set_mode("validation")
     assert not model._forward_pre_hooks
     hook.close()
+    assert not model._forward_pre_hooks
+    assert not criterion._forward_hooks
+
+
+def test_the_criterion_tells_of_every_evaluation_and_of_training_while_labels_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensors, "_KEPT_LABELS", 60)
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+
+    def epoch() -> list[int]:
+        heard = []
+        for phase in ("train", "validation"):
+            hook.set_mode(phase)
+            for _ in range(12):
+                heard.append(len(criterion._forward_hooks))
+                criterion(model(torch.randn(6, 3, 8, 8)), torch.arange(6) % 3)
+                hook.step()
+        return heard
+
+    assert epoch() == [1] * 24
+    assert [number for number, hooks in enumerate(epoch()) if not hooks] == [*range(8), *range(9, 12)]
+    hook.close()
+    assert len(hook.evidence()[2].train_labels) == 60
+    assert [point.step for point in hook.evidence()[0].train] == [*range(11), 20]
+
+
+def test_a_step_in_parts_is_one_step_of_which_the_first_part_is_saved(tmp_path: Path) -> None:
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+    hook.set_mode("train")
+    firsts = []
+    for number in range(12):
+        for part in range(3):
+            loss = criterion(model(torch.randn(6, 3, 8, 8)), torch.arange(6) % 3)
+            loss.backward()
+            if not part and number <= 10:
+                firsts.append(loss.item())
+        hook.step()
+    hook.close()
+    losses, kept, answers, _ = hook.evidence()
+    assert [point.step for point in losses.train] == [*range(11)]
+    assert [point.value for point in losses.train] == pytest.approx(firsts)
+    assert [one.step for one in kept["gradients"]["gradient/Sequential_8.weight"]] == [*range(10)]
+    assert [one.step for one in kept["relu_output"]["2_output_0"]] == [*range(10)]
+    assert len(answers.train_labels) == 12 * 3 * 6
+    assert [point.step for point in tensors.read_losses(hook.folder).train] == [*range(11)]
+
+
+def test_a_batch_without_images_is_a_step_of_which_nothing_is_saved(tmp_path: Path) -> None:
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+    hook.set_mode("train")
+    for number in range(31):
+        if number != 20:
+            criterion(model(torch.randn(6, 3, 8, 8)), torch.arange(6) % 3).backward()
+        hook.step()
+    hook.end_pass()
+    assert hook.failure == ""
+    assert [point.step for point in hook.evidence()[0].train] == [*range(11), 30]
