@@ -32,13 +32,28 @@ SAMPLE = 4096
 
 
 def summarise(value: Tensor) -> Tensor:
-    """Smallest, largest, mean, variance (over all elements), mean of absolute values and share of zeros."""
+    """Smallest, largest, mean, variance (over all elements), mean of absolute values and share of zeros.
+
+    On a CPU by numpy: torch wakes all its threads for each of these short passes, which takes four times as much CPU
+    time for the 38,000 weights of a head.
+    """
+    if value.device.type == "cpu":
+        return torch.from_numpy(_summarise_on_cpu(value.numpy()))
     low, high = torch.aminmax(value)
     mean = value.mean()
     # torch.var takes ten times as long on a CPU.
     variance = (value - mean).square_().mean()
     zeros = 1.0 - torch.count_nonzero(value) / value.numel()
     return torch.stack([low, high, mean, variance, value.abs().mean(), zeros.to(value.dtype)]).float()
+
+
+def _summarise_on_cpu(value: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    with np.errstate(all="ignore"):  # of a network that diverged
+        mean = value.mean()
+        centred = (value - mean).reshape(-1)
+        zeros = 1.0 - np.count_nonzero(value) / value.size
+        found = (value.min(), value.max(), mean, centred @ centred / value.size, np.abs(value).mean(), zeros)
+        return np.array(found, dtype=np.float32)
 
 
 def sample(value: Tensor) -> Tensor:
