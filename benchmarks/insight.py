@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO, cast
 
+import bytecode
 from training import lay_out
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +64,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--check", type=float, metavar="RATIO", help="fail when a job's median ratio is greater")
     chosen = parser.parse_args()
+    bytecode.prepare()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for job in chosen.jobs:

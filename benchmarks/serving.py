@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bytecode
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,7 @@ def main() -> int:
     if chosen.limit:
         print(json.dumps(run_limit(chosen.limit, chosen.model, chosen.photos, chosen.seconds)))
         return 0
+    bytecode.prepare()
     # So that whoever stops this stops the server that runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     BUILD.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import bytecode
+
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "bench" / "training.json"
 LAST_STAGE = {
@@ -101,6 +103,7 @@ def main() -> int:
     if chosen.peer:
         print(json.dumps({"test_accuracy": plain_loop(chosen, whole_network=chosen.peer == "reference")}))
         return 0
+    bytecode.prepare()
     weights = dict(pair.split("=", 1) for pair in chosen.weights)
     rows = []
     for model in [*weights, *chosen.models]:

@@ -33,6 +33,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import bytecode
 from training import lay_out
 from training import run as run_plain
 
@@ -73,6 +74,7 @@ def main() -> int:
     parser.add_argument("--without-plain", action="store_true", help="leave the plain loop out")
     parser.add_argument("--check", type=float, metavar="RATIO", help="fail when the search costs more trainings")
     chosen = parser.parse_args()
+    bytecode.prepare()
     chosen.model, file = chosen.weights.split("=", 1)
     chosen.data, chosen.file = chosen.data.resolve(), Path(file).resolve()
     cores = len(os.sched_getaffinity(0))

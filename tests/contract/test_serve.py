@@ -155,7 +155,7 @@ def test_malformed_chunks_are_the_clients_mistake(ready: Server) -> None:
 def test_execution_parameters_are_those_of_this_server(ready: Server) -> None:
     document = json.loads(ready.send("GET", "/execution-parameters").body)
     assert document == {
-        "MaxConcurrentTransforms": 1,
+        "MaxConcurrentTransforms": 2,  # one computes, and OpenVINO holds the next one ready
         "BatchStrategy": "SINGLE_RECORD",
         "MaxPayloadInMB": MAX_PAYLOAD_MB,
     }

@@ -94,6 +94,19 @@ class Agreement:
         )
 
 
+def most_doubtful(scores_NK: Tensor) -> list[int]:
+    """Numbers of the answers, those first whose two likeliest classes are nearest to each other in probability.
+
+    A small error changes such an answer, and moves its probabilities far.
+
+    Args:
+        scores_NK: log-probabilities; K is at least 2.
+    """
+    best_N2 = scores_NK.exp().nan_to_num(0.0).topk(2, dim=1).values
+    order: list[int] = (best_N2[:, 0] - best_N2[:, 1]).argsort().tolist()
+    return order
+
+
 def compare(reference_NK: Tensor, scores_NK: Tensor, truth_N: Tensor) -> Agreement:
     """Compares log-probabilities of the same images; N is at least 1.
 

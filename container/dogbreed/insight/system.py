@@ -159,7 +159,7 @@ class Machine:
         return float(psutil.virtual_memory().percent)
 
     def _find_memory_limit(self) -> tuple[int, Path] | None:
-        """The container's limit in bytes, and the file that says how much it uses; None where the machine is the limit."""
+        """The container's limit in bytes, and the file that says what it uses; None where the machine is the limit."""
         for limit_name, used_name in (
             ("memory.max", "memory.current"),
             ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from dogbreed.deferred import is_compiled
 from dogbreed.insight.evidence import Answers, Losses, Reading, Tensors
 from dogbreed.insight.kept import Kept
+from dogbreed.insight.listening import Listeners
 from dogbreed.insight.passes import Labels, Pass
 from dogbreed.insight.reductions import EXTRA, PLACES, STATISTICS, UNKNOWN, Together, sample, share, summarise
 from dogbreed.insight.rules.common import Need
@@ -61,7 +62,6 @@ from dogbreed.insight.saveplan import (
     type_name,
     wanted,
 )
-from dogbreed.insight.listening import Listeners
 from dogbreed.insight.schedule import NEVER, NOTHING, make_schedule
 from dogbreed.insight.tensorboard import TensorBoard
 from dogbreed.insight.tensorfiles import TensorFiles
@@ -433,7 +433,7 @@ class TensorHook:
         self._step += 1
 
     def _look_ahead(self) -> None:
-        """Finds the next step at which something is saved. Modules and criteria tell of the step to come if it is one."""
+        """Finds the next step at which something is saved; modules and criteria tell of the coming one if it is one."""
         coming = self._step + 1
         self._next_tensors = NEVER if self._plain else self._schedule.next(coming)
         self._next = self._next_tensors

@@ -60,7 +60,7 @@ _STEP = ""
 """Stands in the list of marks for the end of a step."""
 _KEPT_STEPS = 20_000
 _KEPT_SPANS = 20_000
-"""First stretches, and newest ones, that are kept for the trace; of the first as many more as are reckoned up at once."""
+"""First stretches, and newest ones, that are kept for the trace; the last of the first are kept in one piece."""
 _PASS_KINDS = {"validation": "evaluation", "test": "evaluation", "features": "frozen part"}
 
 

@@ -54,6 +54,12 @@ class Gate:
         return self._patience_s
 
     @property
+    def slots(self) -> int:
+        """Calls that may run at once."""
+        with self._lock:
+            return self._slots
+
+    @property
     def running(self) -> int:
         """Calls inside the gate now."""
         with self._lock:

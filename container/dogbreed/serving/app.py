@@ -68,7 +68,7 @@ class Settings:
     Attributes:
         max_payload_bytes: larger bodies are refused with 413.
         default_accept: media type of the answer when the client does not care.
-        concurrent: requests that this server computes at once, told to batch transform.
+        processes: of this server, each with a gate of its own; batch transform is told what all of them let in.
         page: serve the page for trying a photo at `/`, and the description of the routes at `/openapi.json`.
         card: file that is shown at `/model-card` where the page is; None shows none.
         emf_namespace: log each invocation for CloudWatch as well, into this namespace; None does not.
@@ -79,7 +79,7 @@ class Settings:
 
     max_payload_bytes: int
     default_accept: str = payload.JSON
-    concurrent: int = 1
+    processes: int = 1
     page: bool = False
     card: Path | None = None
     emf_namespace: str | None = None
@@ -122,7 +122,7 @@ def create_app(
     def execution_parameters() -> Response:
         max_payload_mb = max(1, min(_TRANSFORM_MAX_MB, settings.max_payload_bytes // _MIB))
         parameters = {
-            "MaxConcurrentTransforms": max(1, min(settings.concurrent, _TRANSFORM_MAX_MB // max_payload_mb)),
+            "MaxConcurrentTransforms": max(1, min(gate.slots * settings.processes, _TRANSFORM_MAX_MB // max_payload_mb)),
             "BatchStrategy": "SINGLE_RECORD",
             "MaxPayloadInMB": max_payload_mb,
         }

@@ -282,7 +282,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         settings = Settings(
             max_payload_bytes=environment.max_payload_bytes,
             default_accept=self._default_accept,
-            concurrent=self._slots * environment.workers,
+            processes=environment.workers,
             page=environment.page,
             card=environment.paths.model / "MODEL_CARD.md",
             emf_namespace=environment.emf_namespace,

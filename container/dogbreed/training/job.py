@@ -191,7 +191,12 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             known |= tested
         if team.leads and hyperparameters.check_precision:
             found = compare_precisions(
-                model, spec, splits.validation, stop_requested=stop_requested, quick=taught.network
+                model,
+                spec,
+                splits.validation,
+                stop_requested=stop_requested,
+                quick=taught.network,
+                doubtful_first=taught.fitted.doubtful_first,
             )
             bundle = replace(bundle, agreements=found)
         if team.leads:
@@ -236,8 +241,8 @@ def _bundle(
         data_fingerprint=splits.fingerprint,
         facts=facts,
         versions=artifacts.current_versions(),
-        calibration=taught.calibration,
-        familiarity=taught.familiarity,
+        calibration=taught.fitted.calibration,
+        familiarity=taught.fitted.familiarity,
     )
 
 
@@ -447,7 +452,7 @@ def _write_search(environment: TrainingEnvironment, taught: Taught) -> None:
 
 def _calibration_facts(taught: Taught) -> dict[str, object]:
     """How far probabilities were from the truth, and are."""
-    found = taught.calibration
+    found = taught.fitted.calibration
     if found is None:
         return {}
     return {

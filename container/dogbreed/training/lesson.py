@@ -28,6 +28,7 @@ from dogbreed import backbones, calibration, collector
 from dogbreed.artifacts import clone_weights
 from dogbreed.backbones import Classifier, Cut, HeadSpec, Rest, Trainable
 from dogbreed.calibration import Calibration, Familiarity, Heard
+from dogbreed.engines.agreement import most_doubtful
 from dogbreed.environment import available_cpus
 from dogbreed.errors import ConfigurationError
 from dogbreed.hyperparameters import Hyperparameters
@@ -66,11 +67,23 @@ _FEWEST_TRIALS = 2
 Stores = tuple[FeatureStore, FeatureStore]
 """Of training and validation."""
 
-Fitted = tuple[Calibration | None, Familiarity | None]
-"""To the validation images."""
-
 Kept = Mapping[str, Any]
 """What `FitState.state_dict` made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What is known from the answers to the validation images; of none of them where a stop came first.
+
+    Attributes:
+        calibration: of the probabilities; None where none was fitted.
+        familiarity: from which score on an image is one of the classes; None likewise.
+        doubtful_first: numbers of the images that could be read, those with the most doubtful answers first.
+    """
+
+    calibration: Calibration | None = None
+    familiarity: Familiarity | None = None
+    doubtful_first: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +96,7 @@ class Taught:
         head_metrics: of the head that learnt alone first; empty when none did.
         hyperparameters: that it was taught with: the given ones, or those of the best head that was tried.
         search: what was tried, see `tryout.report`; empty when nothing was.
-        calibration: of its probabilities, on the validation images; None where none was fitted, or a stop came first.
-        familiarity: from which score on an image is one of the classes; None likewise.
+        fitted: to the validation images.
         features: what a head learns from, of the backbone before it learned itself; None where none were stored.
     """
 
@@ -93,8 +105,7 @@ class Taught:
     head_metrics: dict[str, float]
     hyperparameters: Hyperparameters
     search: Mapping[str, Any] = field(default_factory=dict)
-    calibration: Calibration | None = None
-    familiarity: Familiarity | None = None
+    fitted: Fitted = field(default_factory=Fitted)
     features: Stores | None = None
 
 
@@ -169,17 +180,16 @@ class Lesson:
             logger.info("no epoch bettered the head alone, which is kept; trainable=head gives the same in less time")
         network = functools.cache(partial(self._whole, cut, self._judged(splits))) if cut else lambda: model
         if cut is None or stores is None:
-            calibrated, familiar = self._calibrate(self.loop, validation)
+            fitted = self._calibrate(self.loop, validation)
         else:
-            calibrated, familiar = self._on(cut)._calibrate_by_leader(stores)
+            fitted = self._on(cut)._calibrate_by_leader(stores)
         return Taught(
             fit,
             network,
             head.metrics if head else {},
             self.hyperparameters,
             search,
-            calibration=calibrated,
-            familiarity=familiar,
+            fitted=fitted,
             features=features,
         )
 
@@ -264,20 +274,21 @@ class Lesson:
         )
         heard = Heard()
         if judge.evaluate(validation, Phase.TEST, epoch=1, hear=heard.hear) is None:
-            return None, None
+            return Fitted()
         parts = loop.team.gather(heard.all())
         logits, truth = ([batch for part in parts for batch in part[side]] for side in (0, 1))
-        found = calibration.fit(torch.cat(logits), torch.cat(truth))
-        familiar = calibration.fit_familiarity(torch.cat(logits))
+        logits_NK = torch.cat(logits)
+        found = calibration.fit(logits_NK, torch.cat(truth))
+        familiar = calibration.fit_familiarity(logits_NK)
         if loop.team.leads:
             logger.info("calibration: %s", found or "none, which is best here")
             logger.info("familiarity: %s", familiar or f"none, fewer than {calibration.MIN_IMAGES} validation images")
-        return found, familiar
+        return Fitted(found, familiar, most_doubtful(logits_NK.log_softmax(dim=1)))
 
     def _calibrate_by_leader(self, stores: Stores) -> Fitted:
         """The same on stored outputs, which takes less time than telling others of it; nothing for the others."""
         if not self.loop.team.leads:
-            return None, None
+            return Fitted()
         loop = replace(self.loop, team=ALONE)
         return self._calibrate(loop, self._batches(stores[1], shuffle=False, team=ALONE))
 
@@ -360,8 +371,8 @@ class Lesson:
         fit = lesson._fit_by_leader(stores, keeper, kept)
         model.head.load_state_dict(fit.weights)
         network = functools.cache(partial(self._whole, cut, judged))
-        calibrated, familiar = lesson._calibrate_by_leader(stores)
-        return Taught(fit, network, {}, recipe, search, calibration=calibrated, features=stores, familiarity=familiar)
+        fitted = lesson._calibrate_by_leader(stores)
+        return Taught(fit, network, {}, recipe, search, fitted=fitted, features=stores)
 
     def _try_heads(
         self, model: Classifier, stores: Stores, file: Path | None, *, going_on: bool

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dogbreed import preprocessing
 from dogbreed.engines import choice
-from dogbreed.engines.agreement import MIN_IMAGES, Agreement, compare
+from dogbreed.engines.agreement import MIN_IMAGES, Agreement, compare, most_doubtful
 from dogbreed.engines.engine import Engine, PlainEngine, Precision, UnsuitableError
 from dogbreed.environment import available_cpus
 from dogbreed.preprocessing import CorruptImageError, PreprocessSpec
@@ -47,6 +47,7 @@ def compare_precisions(
     *,
     stop_requested: Callable[[], bool],
     quick: Callable[[], nn.Module] | None = None,
+    doubtful_first: Sequence[int] = (),
 ) -> dict[str, Agreement | str]:
     """Scores validation images in half precision and in float32, with the quickest engine that an endpoint would use.
 
@@ -59,6 +60,9 @@ def compare_precisions(
         samples: with the right classes; of many, 512 that are spread evenly are taken.
         stop_requested: ends it early.
         quick: makes the same network in a quicker form and in float32, the reference; or hands ``model`` back.
+        doubtful_first: numbers of the samples that can be read, counted without the others, those with the most
+            doubtful answers first. They are compared in this order, and not all need be scored to find one; empty where
+            nobody knows.
 
     Returns:
         `engine.describe` -> what was found, or in one sentence why nothing was.
@@ -75,7 +79,8 @@ def compare_precisions(
         network.requires_grad_(False)
         spread = [samples[i * len(samples) // MAX_IMAGES] for i in range(MAX_IMAGES)]
         images_NCHW, truth_N = _read(spread if len(samples) > MAX_IMAGES else samples, spec, stop_requested)
-        reference = _Reference(_plain_engine(model, network, spec, quick), images_NCHW, stop_requested)
+        order = doubtful_first if sorted(doubtful_first) == list(range(len(truth_N))) else ()
+        reference = _Answers(_plain_engine(model, network, spec, quick), images_NCHW, stop_requested)
         # The reference stays on the device, and is asked while the engines compute on the CPU.
         on_cpu = copy.deepcopy(network).cpu()
     except Exception as error:
@@ -89,7 +94,7 @@ def compare_precisions(
             continue
         try:
             engine = choice.build(name, precision, on_cpu, spec, streams=available_cpus())
-            agreement = _hold(_score(engine, images_NCHW, stop_requested), reference, truth_N)
+            agreement = _hold(_Answers(engine, images_NCHW, stop_requested), reference, truth_N, order)
         except Exception as error:
             found[described] = _explain(error)
             continue
@@ -101,8 +106,8 @@ def compare_precisions(
     return found
 
 
-class _Reference:
-    """The answers in float32, each computed at most once and when it is asked for: they take most of the time.
+class _Answers:
+    """An engine's answers to the images, each computed at most once and when it is asked for.
 
     Args:
         engine: that computes them.
@@ -125,17 +130,13 @@ class _Reference:
         return torch.stack([self._known[number] for number in images])
 
 
-def _hold(scores_NK: Tensor, reference: _Reference, truth_N: Tensor) -> Agreement:
-    """Compares the most doubtful answers first, and no more when they are enough to refuse what gave them.
-
-    A small error changes an answer, and moves a probability far, where two classes are nearly equal.
-    """
-    best_N2 = scores_NK.exp().nan_to_num(0.0).topk(2, dim=1).values
-    doubtful_first = (best_N2[:, 0] - best_N2[:, 1]).argsort().tolist()
+def _hold(answers: _Answers, reference: _Answers, truth_N: Tensor, order: Sequence[int]) -> Agreement:
+    """Compares the most doubtful answers first, and no more when they are enough to refuse what gave them."""
+    order = order or most_doubtful(answers.scores(range(len(truth_N))))
 
     def compared(count: int) -> Agreement:
-        seen = doubtful_first[:count]
-        return compare(reference.scores(seen), scores_NK[seen], truth_N[seen])
+        seen = order[:count]
+        return compare(reference.scores(seen), answers.scores(seen), truth_N[list(seen)])
 
     for count in range(_LOOK, len(truth_N), _LOOK):
         found = replace(compared(count), of_images=len(truth_N))

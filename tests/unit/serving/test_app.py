@@ -226,14 +226,21 @@ def test_unknown_paths_and_methods_are_json_too(client, method, path, status, co
 
 
 @pytest.mark.parametrize(
-    ("max_payload_mb", "concurrent", "expected"),
-    [(25, 2, (2, 25)), (25, 16, (4, 25)), (6, 64, (16, 6)), (1024, 8, (1, 100))],
+    ("max_payload_mb", "slots", "processes", "expected"),
+    [(25, 1, 2, (2, 25)), (25, 8, 2, (4, 25)), (6, 64, 1, (16, 6)), (1024, 8, 1, (1, 100)), (6, 1, 1, (1, 6))],
 )
-def test_execution_parameters_stay_within_the_platforms_product(model, gate, max_payload_mb, concurrent, expected):
-    settings = Settings(max_payload_mb * 1024 * 1024, concurrent=concurrent)
-    document = create_app(model, gate, settings).test_client().get("/execution-parameters").json
+def test_execution_parameters_stay_within_the_platforms_product(model, max_payload_mb, slots, processes, expected):
+    settings = Settings(max_payload_mb * 1024 * 1024, processes=processes)
+    document = create_app(model, Gate(slots, 0), settings).test_client().get("/execution-parameters").json
     assert (document["MaxConcurrentTransforms"], document["MaxPayloadInMB"]) == expected
     assert document["BatchStrategy"] == "SINGLE_RECORD"
+
+
+def test_batch_transform_is_told_of_all_that_a_loaded_engine_takes(model):
+    gate = Gate(2, 0)
+    client = create_app(model, gate, Settings(6 * 1024 * 1024)).test_client()
+    gate.widen(4)
+    assert client.get("/execution-parameters").json["MaxConcurrentTransforms"] == 4
 
 
 def test_the_page_is_served_when_asked_for_and_loads_nothing_from_elsewhere(model, gate):

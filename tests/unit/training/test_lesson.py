@@ -106,15 +106,15 @@ def test_the_kept_weights_are_calibrated_on_the_validation_images(
     monkeypatch.setattr(calibration, "MIN_IMAGES", 2)
     setup = Setup(drawn_data, tmp_path, epochs=3, **options)
     taught = setup.teach()
-    found = taught.calibration
+    found = taught.fitted.calibration
     assert found is not None
     assert found.images == len(setup.splits.validation)
     # Of the best epoch, which need not be the last.
     assert found.loss_before == pytest.approx(taught.fit.metrics["validation_loss"], rel=1e-3)
     assert found.loss < found.loss_before
-    assert taught.familiarity is not None
-    assert taught.familiarity.images == len(setup.splits.validation)
-    assert taught.familiarity.kept >= calibration.KEPT
+    assert taught.fitted.familiarity is not None
+    assert taught.fitted.familiarity.images == len(setup.splits.validation)
+    assert taught.fitted.familiarity.kept >= calibration.KEPT
     assert setup.recorder.epochs == 3
 
 
@@ -124,7 +124,7 @@ def test_a_stop_spares_the_calibration(drawn_data: Path, tmp_path: Path, monkeyp
     loop = replace(setup.lesson.loop, stop_requested=lambda: setup.recorder.epochs == 1)
     setup.lesson = replace(setup.lesson, loop=loop)
     taught = setup.teach()
-    assert (taught.fit.ended_by, taught.calibration, taught.familiarity) == ("stop signal", None, None)
+    assert (taught.fit.ended_by, taught.fitted.calibration, taught.fitted.familiarity) == ("stop signal", None, None)
 
 
 @dataclass(frozen=True)

@@ -119,16 +119,37 @@ def test_the_doubtful_answers_are_compared_first():
     scores[::10] = torch.tensor([0.51, 0.49])
     expected = scores.clone()
     expected[::10] = torch.tensor([0.49, 0.51])
-    shown = []
 
-    class Reference:
+    class Answers:
+        def __init__(self, all_NK):
+            self.all_NK = all_NK
+            self.shown = set()
+
         def scores(self, images):
-            shown.append(sorted(images))
-            return expected[images].log()
+            self.shown |= set(images)
+            return self.all_NK[list(images)].log()
 
-    found = precision._hold(scores.log(), Reference(), torch.zeros(100, dtype=torch.int64))
-    assert set(range(0, 100, 10)) < set(shown[0])
+    answers, reference = Answers(scores), Answers(expected)
+    found = precision._hold(answers, reference, torch.zeros(100, dtype=torch.int64), ())
+    assert set(range(0, 100, 10)) < reference.shown
+    assert (len(answers.shown), len(reference.shown)) == (100, 32)
     assert (found.images, found.of_images, found.changed) == (32, 100, 10)
+
+    answers = Answers(scores)
+    known = [*range(0, 100, 10), *(number for number in range(100) if number % 10)]
+    assert found == precision._hold(answers, Answers(expected), torch.zeros(100, dtype=torch.int64), known)
+    assert answers.shown == set(known[:32]), "where the doubtful ones are known, no others are scored"
+
+
+def test_an_order_that_does_not_fit_the_images_is_not_used(model, samples, engines):
+    def compared(order):
+        return precision.compare_precisions(model, SPEC, samples, stop_requested=lambda: False, doubtful_first=order)[
+            "torch-bf16"
+        ]
+
+    plain = compared(())
+    assert compared(range(220)) == plain == compared([0] * 210)
+    assert compared(range(210)) != plain
 
 
 def test_a_quicker_form_of_the_network_is_the_reference_where_there_is_one(model, samples, engines):
