@@ -61,6 +61,8 @@ WHOLE_NETWORK: dict[str, dict[str, str]] = {
         "schedule": "constant",
         "head-epochs": "0",
         "augment": "crop",
+        "crop-scale": "0.08",
+        "warmup-epochs": "0",
         **{name: str(value) for name, value in SGD.items()},
     },
 }
