@@ -63,6 +63,7 @@ WHOLE_NETWORK: dict[str, dict[str, str]] = {
         "augment": "crop",
         "crop-scale": "0.08",
         "warmup-epochs": "0",
+        "batch-statistics": "learn",
         **{name: str(value) for name, value in SGD.items()},
     },
 }

@@ -121,8 +121,9 @@ def create_app(
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
         max_payload_mb = max(1, min(_TRANSFORM_MAX_MB, settings.max_payload_bytes // _MIB))
+        at_once = gate.slots * settings.processes
         parameters = {
-            "MaxConcurrentTransforms": max(1, min(gate.slots * settings.processes, _TRANSFORM_MAX_MB // max_payload_mb)),
+            "MaxConcurrentTransforms": max(1, min(at_once, _TRANSFORM_MAX_MB // max_payload_mb)),
             "BatchStrategy": "SINGLE_RECORD",
             "MaxPayloadInMB": max_payload_mb,
         }
