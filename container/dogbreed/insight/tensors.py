@@ -5,8 +5,8 @@ the platform means here what it means everywhere. How it is saved is ours, becau
 step of a small network (`tensorfiles`), looks at a checkpoint folder at every step, crashes the job on bfloat16 and
 shows the output of an in-place ReLU as its input:
 
-- a module gets a hook only when something of it is saved, and only for the steps at which it is; so does the criterion in
-  training, once enough labels are known; the loop tells of steps; inputs are taken *before* the module runs;
+- a module gets a hook only when something of it is saved, and only for the steps at which it is; so does the criterion
+  in training, once enough labels are known; the loop tells of steps; inputs are taken *before* the module runs;
 - the losses and answers of an evaluation are gathered as they come and looked at together;
 - nothing waits for a device: numbers stay where they are until the pass ends, and then come over together;
 - an error switches the hook off and training goes on.
