@@ -2,7 +2,7 @@
 
 torch and all that comes with it are 300,000 objects. The collector looks at every one of them several times during the
 imports, and again whenever enough others have been made: 70 to 190 ms each time, in which no thread of the process goes
-on, though an epoch of a head takes 60 ms and a request 40.
+on, and an epoch of a head takes 60 ms.
 
 Source: the documentation of Python's module gc, `gc.freeze`.
 """

@@ -10,28 +10,24 @@ from typing import Any
 
 
 class Listeners:
-    """Hooks that come and go together.
-
-    Attributes:
-        active: whether they are there now.
-    """
+    """Hooks that come and go together; at first they are not there."""
 
     def __init__(self) -> None:
         self._wanted: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
         self._handles: list[Any] = []
-        self.active = False
+        self._active = False
 
     def add(self, register: Callable[..., Any], heard: Callable[..., Any]) -> None:
         """One more: ``register(heard)`` puts it in place and returns its handle."""
         self._wanted.append((register, heard))
-        if self.active:
+        if self._active:
             self._handles.append(register(heard))
 
     def listen(self, wanted: bool) -> None:
         """Puts them in place, or takes them away; does nothing where they are as they should be."""
-        if wanted == self.active:
+        if wanted == self._active:
             return
-        self.active = wanted
+        self._active = wanted
         if wanted:
             self._handles = [register(heard) for register, heard in self._wanted]
         else:
