@@ -262,7 +262,8 @@ class ServingEnvironment:
     Attributes:
         host: address to listen on.
         port: SAGEMAKER_BIND_TO_PORT where it is set, else 8080.
-        workers: processes, each with its own copy of the model.
+        workers: processes, each with its own copy of the model (SAGEMAKER_MODEL_SERVER_WORKERS); None is one for each
+            GPU, or one. Of several models one process knows.
         request_timeout_s: a request that waited longer is refused; while a prediction runs longer, `/ping` is 503.
         max_payload_bytes: larger bodies are refused with 413.
         default_accept: content type of the answer when the client names none.
@@ -287,7 +288,7 @@ class ServingEnvironment:
     paths: Paths
     host: str
     port: int
-    workers: int
+    workers: int | None
     request_timeout_s: int
     max_payload_bytes: int
     default_accept: str
@@ -367,7 +368,7 @@ def read_serving_environment(
     cpus = available_cpus()
     multi_model = _read_variable(environ, "SAGEMAKER_MULTI_MODEL", _boolean, "true or false", False)
     workers = _read_variable(
-        environ, "SAGEMAKER_MODEL_SERVER_WORKERS", _whole(1, 256), "a whole number from 1 to 256", 1
+        environ, "SAGEMAKER_MODEL_SERVER_WORKERS", _whole(1, 256), "a whole number from 1 to 256", None
     )
     models_budget_mb = _read_variable(
         environ, "DOGBREED_MODELS_MEMORY_MB", _whole(1, 1024 * 1024), "a whole number of MB from 1 to 1048576", None

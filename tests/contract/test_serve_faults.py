@@ -6,6 +6,7 @@ for as long as it likes. Without torch it is there in a second.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.server_process import PATIENCE_S, Answer, Server, core, is_ready, stop_hard
 
@@ -44,6 +46,7 @@ class Engine:
         pass
 
 def load(*_, **__):
+    print("engine saw", os.environ.get("CUDA_VISIBLE_DEVICES"), file=sys.stderr, flush=True)
     time.sleep(float(os.environ.get("LOADING_S", "0.2")))
     return Engine()
 
@@ -179,6 +182,69 @@ def test_while_a_killed_worker_is_replaced_the_other_one_serves(starting: Callab
     assert set(statuses) <= {200, 0}
     assert statuses.count(0) <= 4
     assert server.stop() == 0
+
+
+def test_connections_that_a_client_opens_at_once_are_shared_among_the_workers(
+    starting: Callable[..., Server],
+) -> None:
+    server = starting(SAGEMAKER_MODEL_SERVER_WORKERS="2")
+    until(lambda: server.log.count("ready after") == 2)
+    time.sleep(1.5)  # a worker tells the others once a second how it is
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+
+        def held() -> list[int]:
+            return [
+                sum(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(pid).net_connections())
+                for pid in workers(server)
+            ]
+
+        until(lambda: sum(held()) == 10)
+        assert min(held()) >= 3  # five, but for the moment after which whoever sees one takes it
+    assert server.stop() == 0
+
+
+NVML = """
+class NVMLError(Exception):
+    pass
+
+nvmlInit = nvmlShutdown = lambda: None
+nvmlDeviceGetCount = lambda: 2
+nvmlDeviceGetHandleByIndex = lambda index: index
+nvmlDeviceGetMigMode = lambda handle: (0, 0)
+nvmlDeviceGetUUID = lambda handle: f"GPU-{handle}"
+"""
+
+
+def gpus(server: Server) -> dict[int, str]:
+    return {int(pid): gpu for pid, gpu in re.findall(r"process (\d+) uses GPU (\S+)", server.log)}
+
+
+def test_with_two_gpus_there_is_a_worker_for_each_and_a_new_one_gets_that_of_the_dead(
+    starting: Callable[..., Server], tmp_path: Path
+) -> None:
+    (tmp_path / "pynvml.py").write_text(NVML)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    server = starting(PYTHONPATH=os.pathsep.join(paths))
+    until(lambda: server.log.count("ready after") == 2)
+    first = gpus(server)
+    assert sorted(first.values()) == ["GPU-0", "GPU-1"]
+    killed = workers(server)[1]
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: len(gpus(server)) == 3)
+    (new,) = gpus(server).keys() - first.keys()
+    assert gpus(server)[new] == first[killed]
+    assert f"engine saw {first[killed]}" in server.log
+    assert server.stop() == 0
+
+
+def test_as_many_workers_as_asked_share_the_gpus(starting: Callable[..., Server], tmp_path: Path) -> None:
+    (tmp_path / "pynvml.py").write_text(NVML)
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    server = starting(PYTHONPATH=os.pathsep.join(paths), SAGEMAKER_MODEL_SERVER_WORKERS="4")
+    until(lambda: len(gpus(server)) == 4)
+    assert sorted(gpus(server).values()) == ["GPU-0", "GPU-0", "GPU-1", "GPU-1"]
 
 
 def test_sigterm_under_load_answers_what_was_accepted_and_exits_with_0(

@@ -393,7 +393,7 @@ def test_writing_a_failure_never_raises(tmp_path, obstacle):
 
 def test_serving_defaults():
     found = read_serving_environment({})
-    assert (found.host, found.port, found.workers, found.request_timeout_s) == ("0.0.0.0", 8080, 1, 60)
+    assert (found.host, found.port, found.workers, found.request_timeout_s) == ("0.0.0.0", 8080, None, 60)
     assert found.max_payload_bytes == 25 * 1024 * 1024
     assert found.default_accept == "application/json"
     assert found.batch_transform is False

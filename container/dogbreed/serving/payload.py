@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import heapq
 import io
 import json
 import math
@@ -376,7 +377,7 @@ def _exactness(name: str, candidate: str) -> int:
 
 def best(row: Sequence[float], count: int = 1) -> list[int]:
     """Indices of the ``count`` largest values, best first; of equal ones the lower index first."""
-    return sorted(range(len(row)), key=lambda index: (-row[index], index))[:count]
+    return heapq.nlargest(count, range(len(row)), key=row.__getitem__)
 
 
 def _places(scores: Scores, errors: Mapping[int, RequestError]) -> list[Sequence[float] | RequestError]:

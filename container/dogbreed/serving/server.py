@@ -4,7 +4,8 @@
 
 gunicorn runs in this process, so that a container's PID 1 is what receives SIGTERM. A worker is one process with its
 own copy of the model and as many threads as may hold a request; torch is imported in the worker only, because its
-threads and CUDA do not survive a fork.
+threads and CUDA do not survive a fork. With several GPUs each worker is shown one of them, and there is one worker for
+each unless the user says how many; the one process of a multi-model endpoint puts each model on the GPU with most room.
 
 Does not know how a request is read, nor how a model predicts.
 
@@ -22,7 +23,8 @@ import shutil
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from dogbreed import collector, logs
+from dogbreed import collector, gpus, logs
 from dogbreed.environment import (
     SERVING_STOP_GRACE_S,
     ServingEnvironment,
@@ -46,7 +48,7 @@ from dogbreed.serving.app import Settings, create_app
 from dogbreed.serving.lifecycle import ModelLifecycle
 from dogbreed.serving.metrics import Metrics, forget_process
 from dogbreed.serving.models import ModelRegistry
-from dogbreed.serving.worker import ReadyBoard, Worker
+from dogbreed.serving.worker import Board, Worker
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,7 +96,7 @@ def main() -> int:
         print(f"dogbreed: {error}", file=sys.stderr)
         return 1
     logs.configure(environment.log_level, as_json=environment.json_logs)
-    _Server(environment, default_accept, share_metrics()).run()
+    _Server(environment, default_accept, share_metrics(), gpus.visible_gpus()).run()
     return 0
 
 
@@ -135,6 +137,8 @@ def load_predictor(
         collector.settle()
     # Requests run side by side, one thread each: torch's own threads would only fight for the same CPUs.
     torch.set_num_threads(1)
+    if torch.cuda.device_count() > 1:  # of this thread, which builds the engine; that stays where it was built
+        torch.cuda.set_device(_roomiest_gpu(torch.cuda.device_count()))
     written = _state_of(folder)
     bundle = artifacts.load(folder)
     chosen = choice.choose(
@@ -163,6 +167,12 @@ def load_predictor(
         lanes=(1 if chosen.engine.name == "cuda" else streams) + chosen.engine.ahead,
         network=partial(_load_again, folder, written) if heat_maps else None,
     )
+
+
+def _roomiest_gpu(count: int) -> int:
+    import torch
+
+    return max(range(count), key=lambda index: torch.cuda.mem_get_info(index)[0])
 
 
 def _load_again(folder: Path, written: object) -> nn.Module:
@@ -230,14 +240,23 @@ def release_memory() -> None:
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn, configured from values instead of files and a command line."""
 
-    def __init__(self, environment: ServingEnvironment, default_accept: str, metrics_folder: Path | None) -> None:
+    def __init__(
+        self,
+        environment: ServingEnvironment,
+        default_accept: str,
+        metrics_folder: Path | None,
+        visible_gpus: Sequence[str],
+    ) -> None:
         self._environment = environment
         self._default_accept = default_accept
         self._metrics_folder = metrics_folder
+        # The one process of several models has them on all GPUs.
+        self._gpus = () if environment.multi_model else visible_gpus
+        self._workers = environment.workers or max(1, len(self._gpus))
         # Workers share the CPUs.
-        self._slots = max(1, environment.cpus // environment.workers)
+        self._slots = max(1, environment.cpus // self._workers)
         self._model: ModelLifecycle | None = None
-        self.board = ReadyBoard()
+        self.board = Board()
         self._threads = self._slots + _GATHERED + environment.max_waiting + _SPARE_THREADS
         super().__init__(prog="dogbreed")
 
@@ -250,7 +269,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         environment = self._environment
         settings = {
             "bind": f"{environment.host}:{environment.port}",
-            "workers": environment.workers,
+            "workers": self._workers,
             "worker_class": Worker,
             "threads": self._threads,
             "timeout": max(environment.request_timeout_s, _MIN_HEARTBEAT_S),
@@ -265,6 +284,8 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "forwarded_allow_ips": "",
             "forwarder_headers": "",
             "when_ready": _limit_stalls,
+            "pre_fork": self._give_gpu,
+            "post_fork": _show_gpu,
             "child_exit": self._forget,
             "on_exit": self._clean_up,
         }
@@ -282,7 +303,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         settings = Settings(
             max_payload_bytes=environment.max_payload_bytes,
             default_accept=self._default_accept,
-            processes=environment.workers,
+            processes=self._workers,
             page=environment.page,
             card=environment.paths.model / "MODEL_CARD.md",
             emf_namespace=environment.emf_namespace,
@@ -328,6 +349,12 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             patience_s=float(environment.request_timeout_s),
         )
 
+    def _give_gpu(self, arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        """Called by gunicorn before it forks: the worker gets the GPU that fewest of the living ones have."""
+        if len(self._gpus) > 1:
+            given = Counter(other.gpu for other in arbiter.WORKERS.values())
+            worker.gpu = min(self._gpus, key=lambda gpu: given[gpu])
+
     def _forget(self, _arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
         """Called by gunicorn when a worker has ended, however it did."""
         self.board.write(worker.age, False)
@@ -347,6 +374,13 @@ class _PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True
+
+
+def _show_gpu(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
+    """Called by gunicorn in a worker, before CUDA wakes in it."""
+    if worker.gpu is not None:
+        os.environ[gpus.VISIBLE_DEVICES] = worker.gpu
+        _LOGGER.info("process %d uses GPU %s", worker.pid, worker.gpu)
 
 
 def _limit_stalls(arbiter: Any) -> None:  # noqa: ANN401  gunicorn has no types
