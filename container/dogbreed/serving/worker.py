@@ -28,8 +28,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 # Workers live at once; gunicorn numbers them through, so that the same number is not met twice.
 _PLACES = 1024
-_PLACE = "H"  # unsigned short
-_PLACE_BYTES = 2
+_PLACE_BYTES = 2  # an unsigned short
 _MOST_CONNECTIONS = 2**16 - 2
 
 # A connection waits so long for the worker with fewer of them; then whoever sees it takes it.
@@ -56,7 +55,7 @@ class Board:
     """
 
     def __init__(self) -> None:
-        self._places = memoryview(mmap.mmap(-1, _PLACE_BYTES * _PLACES)).cast(_PLACE)
+        self._places = memoryview(mmap.mmap(-1, _PLACE_BYTES * _PLACES)).cast("H")
 
     def write(self, worker: int, ready: bool, connections: int = 0) -> None:
         """Says of the worker with that number whether it is ready, and how many connections it has."""
