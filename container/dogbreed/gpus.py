@@ -5,6 +5,7 @@ Sources: CUDA C++ Programming Guide, CUDA Environment Variables (CUDA_VISIBLE_DE
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -27,8 +28,7 @@ def visible_gpus(environ: Mapping[str, str] = os.environ, *, library: Any = None
         Empty where there is no GPU or no driver.
     """
     try:
-        if library is None:
-            import pynvml as library
+        library = library or importlib.import_module("pynvml")
         library.nvmlInit()
     except Exception:  # not installed; or NVML's own errors: no driver, no permission
         return ()
