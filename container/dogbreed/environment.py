@@ -53,6 +53,8 @@ _DEFAULT_ROOT = "/opt/ml"
 # SDK v3's ModelTrainer mounts its own code as channels; they never hold class folders.
 _SIDE_CHANNELS = frozenset({"code", "sm_drivers"})
 _SCRATCH = Path("/tmp")  # noqa: S108  the folder that AWS documents as scratch (model-train-storage)
+# Which GPUs CUDA shows a process.
+_CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
 _MIB = 1024 * 1024
 _MAX_PORT = 65535
 
@@ -283,6 +285,7 @@ class ServingEnvironment:
         json_logs: log one JSON object a line instead of text (DOGBREED_LOG_FORMAT=json).
         emf_namespace: log each invocation in CloudWatch's embedded metric format as well, into this namespace
             (DOGBREED_EMF_NAMESPACE); None does not.
+        gpus: that CUDA is told of (CUDA_VISIBLE_DEVICES), as it is written; None is all.
     """
 
     paths: Paths
@@ -306,6 +309,7 @@ class ServingEnvironment:
     json_logs: bool = False
     emf_namespace: str | None = None
     heat_maps: bool = True
+    gpus: str | None = None
 
 
 def read_training_environment(
@@ -421,6 +425,7 @@ def read_serving_environment(
             "1 to 255 letters, digits and ._/#:- that do not begin with a colon",
             None,
         ),
+        gpus=environ.get(_CUDA_DEVICES),
     )
 
 
@@ -684,6 +689,16 @@ def _read_worker(environ: Mapping[str, str]) -> Worker | None:
     if "TORCHELASTIC_RUN_ID" not in environ or not all(environ.get(name, "").isdecimal() for name in names):
         return None
     return Worker(*(int(environ[name]) for name in names))
+
+
+def show_gpu(name: str, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Shows this process one GPU alone; for before CUDA wakes.
+
+    Args:
+        name: as CUDA_VISIBLE_DEVICES wants it.
+        environ: environment variables.
+    """
+    environ[_CUDA_DEVICES] = name
 
 
 def name_network_interface(interface: str, environ: MutableMapping[str, str] = os.environ) -> None:

@@ -6,22 +6,18 @@ Sources: CUDA C++ Programming Guide, CUDA Environment Variables (CUDA_VISIBLE_DE
 from __future__ import annotations
 
 import importlib
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
-"""Set to one of `visible_gpus` before CUDA wakes, it shows a process that one alone."""
 
-
-def visible_gpus(environ: Mapping[str, str] = os.environ, *, library: Any = None) -> tuple[str, ...]:  # noqa: ANN401  untyped
+def visible_gpus(told: str | None = None, *, library: Any = None) -> tuple[str, ...]:  # noqa: ANN401  untyped
     """Names of the GPUs that CUDA would show this process, each fit for CUDA_VISIBLE_DEVICES.
 
-    Where that variable names GPUs, they are those; else all that NVML lists, by UUID, since CUDA numbers them in
-    another order. Of a GPU that is divided (MIG) each instance is one.
+    Where that variable is set, they are those that it names; else all that NVML lists, by UUID, since CUDA numbers
+    them in another order. Of a GPU that is divided (MIG) each instance is one.
 
     Args:
-        environ: environment variables.
+        told: the variable's value, None where it is not set.
         library: stands for the module `pynvml`; default that module, where it is installed.
 
     Returns:
@@ -34,8 +30,8 @@ def visible_gpus(environ: Mapping[str, str] = os.environ, *, library: Any = None
         return ()
     try:
         handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
-        if VISIBLE_DEVICES in environ:
-            return tuple(_named(environ[VISIBLE_DEVICES], len(handles)))
+        if told is not None:
+            return tuple(_named(told, len(handles)))
         return tuple(_text(library.nvmlDeviceGetUUID(part)) for handle in handles for part in _parts(library, handle))
     except library.NVMLError:
         return ()

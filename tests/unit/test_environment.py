@@ -483,6 +483,14 @@ def test_one_process_serves_several_models():
     assert found.paths.models == Path("/opt/ml/models")
 
 
+def test_cuda_is_told_of_one_gpu_where_several_are_shared_out():
+    assert read_serving_environment({}).gpus is None
+    environ = {"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
+    assert read_serving_environment(environ).gpus == "GPU-a,GPU-b"
+    environment.show_gpu("GPU-b", environ)
+    assert environ == {"CUDA_VISIBLE_DEVICES": "GPU-b"}
+
+
 def test_logs_are_text_and_not_for_cloudwatch_unless_asked():
     plain = read_serving_environment({})
     asked = read_serving_environment({"DOGBREED_LOG_FORMAT": "JSON", "DOGBREED_EMF_NAMESPACE": "dogs/prod"})

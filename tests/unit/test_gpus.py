@@ -65,7 +65,7 @@ class Library:
 )
 def test_all_gpus_by_uuid(gpus, names):
     library = Library(*gpus)
-    assert visible_gpus({}, library=library) == names
+    assert visible_gpus(library=library) == names
     assert library.open == 0
 
 
@@ -81,13 +81,13 @@ def test_all_gpus_by_uuid(gpus, names):
     ],
 )
 def test_the_gpus_that_cuda_is_told_up_to_the_first_that_is_none(told, names):
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": told}, library=Library("GPU-a", "GPU-b")) == names
+    assert visible_gpus(told, library=Library("GPU-a", "GPU-b")) == names
 
 
 def test_without_a_driver_there_is_none_whatever_cuda_is_told():
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,1"}, library=Library("GPU-a", driver=False)) == ()
+    assert visible_gpus("0,1", library=Library("GPU-a", driver=False)) == ()
 
 
 def test_without_the_library_there_is_none(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
-    assert visible_gpus({}) == ()
+    assert visible_gpus() == ()

@@ -33,15 +33,17 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from dogbreed import collector, gpus, logs
+from dogbreed import collector, logs
 from dogbreed.environment import (
     SERVING_STOP_GRACE_S,
     ServingEnvironment,
     available_memory_bytes,
     read_serving_environment,
     share_metrics,
+    show_gpu,
 )
 from dogbreed.errors import BundleError, ConfigurationError
+from dogbreed.gpus import visible_gpus
 from dogbreed.serving import payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.app import Settings, create_app
@@ -96,7 +98,7 @@ def main() -> int:
         print(f"dogbreed: {error}", file=sys.stderr)
         return 1
     logs.configure(environment.log_level, as_json=environment.json_logs)
-    _Server(environment, default_accept, share_metrics(), gpus.visible_gpus()).run()
+    _Server(environment, default_accept, share_metrics(), visible_gpus(environment.gpus)).run()
     return 0
 
 
@@ -245,13 +247,13 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         environment: ServingEnvironment,
         default_accept: str,
         metrics_folder: Path | None,
-        visible_gpus: Sequence[str],
+        gpus: Sequence[str],
     ) -> None:
         self._environment = environment
         self._default_accept = default_accept
         self._metrics_folder = metrics_folder
         # The one process of several models has them on all GPUs.
-        self._gpus = () if environment.multi_model else visible_gpus
+        self._gpus = () if environment.multi_model else gpus
         self._workers = environment.workers or max(1, len(self._gpus))
         # Workers share the CPUs.
         self._slots = max(1, environment.cpus // self._workers)
@@ -379,7 +381,7 @@ class _PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
 def _show_gpu(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
     """Called by gunicorn in a worker, before CUDA wakes in it."""
     if worker.gpu is not None:
-        os.environ[gpus.VISIBLE_DEVICES] = worker.gpu
+        show_gpu(worker.gpu)
         _LOGGER.info("process %d uses GPU %s", worker.pid, worker.gpu)
 
 
