@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from dogbreed.errors import ClientGoneError, ServerBusyError, WaitedTooLongError
@@ -85,8 +85,7 @@ class Gate:
                 self._running += 1
                 self._queue.popleft().release()
 
-    @contextmanager
-    def turn(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    def turn(self, wanted: Callable[[], bool] = lambda: True) -> AbstractContextManager[None]:
         """Waits for a slot and holds it.
 
         Args:
@@ -97,10 +96,7 @@ class Gate:
             WaitedTooLongError: this call has waited longer than its patience.
             ClientGoneError: it is not wanted any more.
         """
-        with self:
-            if not wanted():
-                raise ClientGoneError("the client has closed its connection")
-            yield
+        return _Turn(self, wanted)
 
     def __enter__(self) -> Gate:
         """Takes a slot; see `turn`.
@@ -159,3 +155,27 @@ class Gate:
             self._queue.popleft().release()
         else:
             self._running -= 1
+
+
+class _Turn(AbstractContextManager[None]):
+    """See `Gate.turn`."""
+
+    __slots__ = ("_gate", "_wanted")
+
+    def __init__(self, gate: Gate, wanted: Callable[[], bool]) -> None:
+        self._gate = gate
+        self._wanted = wanted
+
+    def __enter__(self) -> None:
+        self._gate.__enter__()
+        try:
+            if not self._wanted():
+                raise ClientGoneError("the client has closed its connection")
+        except BaseException as error:
+            self._gate.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gate.__exit__(kind, error, trace)

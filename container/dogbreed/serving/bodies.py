@@ -12,13 +12,16 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from dogbreed.errors import RequestError, ServerBusyError, SlowClientError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 # gunicorn's name for the connection; elsewhere there is none, and the deadline is the server's affair.
 _SOCKET = "gunicorn.socket"
@@ -64,20 +67,18 @@ class Bodies:
             SlowClientError: it took too long.
             RequestError: it cannot be read.
         """
-        with self._watched():
-            try:
-                body = request.get_data(cache=False)
-            except RequestEntityTooLarge:
-                raise
-            except Exception as error:  # each WSGI server has exceptions of its own for these
-                raise RequestError("the body cannot be read: it is malformed, broke off or stalled") from error
-            # Of a chunked body over the limit, Werkzeug 3.1 returns the first bytes as if they were all.
-            if len(body) == self._limit_bytes and request.input_stream.read(1):
-                raise RequestEntityTooLarge
-            # gunicorn calls its stream terminated, so that Werkzeug does not count.
-            if request.content_length is not None and len(body) < request.content_length:
-                raise RequestError(f"the body broke off after {len(body)} of {request.content_length} bytes")
-        return body
+        environ = request.environ
+        key = self._begin(environ.get(_SOCKET))
+        try:
+            return self._receive(environ)
+        except RequestError as error:
+            if key in self._late:
+                raise SlowClientError(f"the body did not arrive within {self._patience_s:g} seconds") from error
+            raise
+        finally:
+            with self._lock:
+                del self._read[key]
+                self._late.discard(key)
 
     def read_strings(self, *names: str) -> list[str]:
         """Named strings of the JSON object in the body; raises as `read` does, and RequestError for anything else."""
@@ -89,9 +90,25 @@ class Bodies:
             raise RequestError(f"the body must be a JSON object with the strings {', '.join(names)}")
         return [document[name] for name in names]
 
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        connection = request.environ.get(_SOCKET)
+    def _receive(self, environ: WSGIEnvironment) -> bytes:
+        length = request.content_length or None  # of a chunked body there is none, or 0
+        if length is not None and length > self._limit_bytes:
+            raise RequestEntityTooLarge
+        try:
+            # Werkzeug's own reading is for servers that do not end a body where it ends.
+            body: bytes = environ["wsgi.input"].read(length) if length is not None else request.get_data(cache=False)
+        except RequestEntityTooLarge:
+            raise
+        except Exception as error:  # each WSGI server has exceptions of its own for these
+            raise RequestError("the body cannot be read: it is malformed, broke off or stalled") from error
+        # Of a chunked body over the limit, Werkzeug 3.1 returns the first bytes as if they were all.
+        if length is None and len(body) == self._limit_bytes and request.input_stream.read(1):
+            raise RequestEntityTooLarge
+        if length is not None and len(body) < length:
+            raise RequestError(f"the body broke off after {len(body)} of {length} bytes")
+        return body
+
+    def _begin(self, connection: socket.socket | None) -> object:
         key = object()
         with self._lock:
             if self._at_once is not None and len(self._read) >= self._at_once:
@@ -101,16 +118,7 @@ class Bodies:
             if self._watch is None and connection is not None:
                 self._watch = threading.Thread(target=self._look, name="slow-clients", daemon=True)
                 self._watch.start()
-        try:
-            yield
-        except RequestError as error:
-            if key in self._late:
-                raise SlowClientError(f"the body did not arrive within {self._patience_s:g} seconds") from error
-            raise
-        finally:
-            with self._lock:
-                del self._read[key]
-                self._late.discard(key)
+        return key
 
     def _look(self) -> None:
         while True:
