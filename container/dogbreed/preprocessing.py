@@ -81,14 +81,18 @@ class PreprocessSpec:
     def centre_view(self, image_CHW: Tensor) -> Tensor:
         """Shorter side to ``resize_px``, then the centre: uint8 [3, H, W] -> uint8 [3, S, S]."""
         resized = resize_shorter(image_CHW, self.resize_px)
-        return cast(Tensor, ops.center_crop(resized, [self.size_px, self.size_px]))
+        top, left = self._corner(*resized.shape[-2:])
+        return resized[:, top : top + self.size_px, left : left + self.size_px]
 
     def centre_box(self, height: int, width: int) -> tuple[float, float, float, float]:
         """What `centre_view` shows of an image: left, top, width and height, as shares of the whole."""
         scaled_height, scaled_width = _scaled(height, width, self.resize_px)
-        # Rounded as torchvision's center_crop rounds.
-        top, left = round((scaled_height - self.size_px) / 2), round((scaled_width - self.size_px) / 2)
+        top, left = self._corner(scaled_height, scaled_width)
         return left / scaled_width, top / scaled_height, self.size_px / scaled_width, self.size_px / scaled_height
+
+    def _corner(self, height: int, width: int) -> tuple[int, int]:
+        """Top and left of the centre, rounded as torchvision's `center_crop` rounds."""
+        return round((height - self.size_px) / 2), round((width - self.size_px) / 2)
 
     def normalise(self, images_NCHW: Tensor) -> Tensor:
         """uint8 in [0, 255] -> float32 with the channel statistics removed, on the tensor's own device."""

@@ -18,17 +18,13 @@ import queue
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dogbreed.engines.engine import Precision, UnsuitableError, cpu_multiplies_bf16, log_softmax
 from dogbreed.preprocessing import PreprocessSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
@@ -149,16 +145,12 @@ class _Requests:
     def infer(self, inputs: Tensor) -> Tensor:
         """One request; images go in channels last, as they mostly lie in memory."""
         laid_out = inputs.permute(0, 2, 3, 1) if inputs.dim() == _IMAGES else inputs
-        with self._request() as request:
-            tensor = self._tensor(laid_out.contiguous().numpy(), shared_memory=True)
-            (outputs,) = request.infer({0: tensor}).values()
-        return torch.from_numpy(outputs)
-
-    @contextmanager
-    def _request(self) -> Iterator[Any]:
         request = self._free.get()
         try:
-            yield request
+            tensor = self._tensor(laid_out.contiguous().numpy(), shared_memory=True)
+            (outputs,) = request.infer(tensor, share_outputs=True).values()
+            # The request's own memory, which its next call overwrites.
+            return torch.from_numpy(outputs).clone()
         finally:
             self._free.put(request)
 

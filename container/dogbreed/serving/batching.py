@@ -6,6 +6,7 @@ in. Bounded by whoever calls (`admission.Gate`). Knows threads; not what is comp
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,7 +22,8 @@ class _Call(Generic[T, R]):
     items: Sequence[T]
     results: list[R | Exception] = field(default_factory=list)
     taken: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
+    # Held until the results are there: a lock is C, an event is a Python object with a lock and a queue.
+    pending: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Batcher(Generic[T, R]):
@@ -38,7 +40,9 @@ class Batcher(Generic[T, R]):
             raise ValueError(f"cap={cap} and lanes={lanes} must be at least 1")
         self._compute = compute
         self._cap = cap
-        self._lanes = threading.Semaphore(lanes)
+        self._lanes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(lanes):
+            self._lanes.put(None)
         self._lock = threading.Lock()
         self._queue: deque[_Call[T, R]] = deque()
 
@@ -49,14 +53,18 @@ class Batcher(Generic[T, R]):
             Exception: what `compute` raises for one of these items, tried alone. Those of other calls are not in it.
         """
         call: _Call[T, R] = _Call(items)
+        call.pending.acquire()
         with self._lock:
             self._queue.append(call)
-        with self._lanes:
+        self._lanes.get()
+        try:
             # First come, first served: those before it may fill a batch or two.
             while batch := self._take_until(call):
                 self._run(batch)
+        finally:
+            self._lanes.put(None)
         # In another lane, where it is being computed.
-        call.done.wait()
+        call.pending.acquire()
         results: list[R] = []
         for result in call.results:
             if isinstance(result, Exception):
@@ -89,7 +97,7 @@ class Batcher(Generic[T, R]):
                 end = start + len(call.items)
                 call.results = results[start:end] or [lost for _ in call.items]
                 start = end
-                call.done.set()
+                call.pending.release()
 
     def _try(self, items: Sequence[T]) -> list[R | Exception]:
         """Computes all together; what fails is tried in halves, which need less memory, down to the one at fault."""
