@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
-from werkzeug.routing import MapAdapter
 
 from dogbreed import logs
 from dogbreed.errors import ModelNotFoundError, NotReadyError, PayloadTooLargeError, RequestError
@@ -118,9 +117,6 @@ def create_app(
     maps = Gate(slots=1, waiting=_WAITING_FOR_MAPS, patience_s=gate.patience_s)
     desk = _Desk(gate, maps, settings, counts, bodies)
     app = _App(counts, settings, clock)
-    # Refuses by Content-Length before anything is read.
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_bytes
-
     if isinstance(model, ModelRegistry):
         _add_several(app, model, desk)
     else:
@@ -145,9 +141,6 @@ def create_app(
     if settings.page:
         _add_page(app, settings, multi_model=isinstance(model, ModelRegistry))
 
-    app.register_error_handler(RequestError, _refuse)
-    app.register_error_handler(HTTPException, lambda error: _refuse_http(error, settings.max_payload_bytes))
-    app.register_error_handler(Exception, _fail)
     return app
 
 
@@ -157,39 +150,54 @@ class _Call:
 
     began_s: float
     id: str
+    inference_id: str | None
     images: int = 0
+    model: str | None = None
 
 
 class _App(Flask):
-    """Flask, which counts, logs and names every request."""
+    """Flask that counts, logs and names every request, and goes straight to the answer of the platform's two.
+
+    Flask makes a context, an object and a dozen signals of each request: as many calls as all that is done for
+    `/invocations` beside the model. What is asked all day goes past that; every other method and path is Flask's.
+    """
 
     def __init__(self, counts: Metrics, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(__name__, static_folder=None)
+        self._direct: dict[tuple[str, str], Callable[[WSGIEnvironment], Response]] = {}
         self._counts = counts
-        self._emf_namespace = settings.emf_namespace
+        self._settings = settings
         self._clock = clock
+        self.register_error_handler(Exception, lambda error: self._say(error, request.environ))
+
+    def route_directly(self, method: str, path: str, answer: Callable[[WSGIEnvironment], Response]) -> None:
+        """Adds a route without parameters that is answered without Flask, which knows it for all other methods."""
+        self._direct[method, path] = answer
+        self.add_url_rule(path, path, lambda: answer(request.environ), methods=[method])
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Called by the WSGI server for each request."""
-        environ[_CALL] = _Call(self._clock(), _request_id(environ))
-        return super().wsgi_app(environ, start_response)
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Called for each function of each request; none of ours is a coroutine, and looking costs more than most."""
-        return func
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """Called twice for each request. The routes are the same whatever name the server was called by."""
-        if request is None:
-            return None
-        return self.url_map.bind("", path_info=request.path, default_method=request.method)
+        environ[_CALL] = _Call(self._clock(), _request_id(environ), environ.get(_INFERENCE_ID))
+        path = environ["PATH_INFO"]
+        answer = self._direct.get((environ["REQUEST_METHOD"], path))
+        if answer is None:
+            return super().wsgi_app(environ, start_response)
+        try:
+            response = answer(environ)
+        except Exception as error:
+            response = self._say(error, environ)
+        return self._tell(environ, path, response)(environ, start_response)
 
     def process_response(self, response: Response) -> Response:
-        """Called for each answer, whatever made it."""
-        environ = request.environ
+        """Called for each answer of Flask's."""
+        rule, environ = request.url_rule, request.environ
+        if request.view_args:
+            environ[_CALL].model = request.view_args["name"]
+        return self._tell(environ, rule.rule if rule is not None else "unknown", response)
+
+    def _tell(self, environ: WSGIEnvironment, route: str, response: Response) -> Response:
+        """Counts and logs an answer, and names it."""
         call: _Call = environ[_CALL]
-        rule = request.url_rule
-        route = rule.rule if rule is not None else "unknown"
         response.headers["X-Request-Id"] = call.id
         elapsed_s = self._clock() - call.began_s
         self._counts.answered(route, response.status_code, elapsed_s)
@@ -198,8 +206,16 @@ class _App(Flask):
             if value and _ECHO.fullmatch(value):
                 response.headers[header] = value
         if route in (_INVOCATIONS, multimodel.INVOKE):
-            _log_invocation(route, response.status_code, elapsed_s * 1000, environ, self._emf_namespace)
+            _log_invocation(call, route, response.status_code, elapsed_s * 1000, self._settings.emf_namespace)
         return response
+
+    def _say(self, error: Exception, environ: WSGIEnvironment) -> Response:
+        """What a client is told of an error."""
+        if isinstance(error, RequestError):
+            return _refuse(error)
+        if isinstance(error, HTTPException):
+            return _refuse_http(error, environ, self._settings.max_payload_bytes)
+        return _fail(error, environ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +228,10 @@ class _Desk:
     counts: Metrics
     bodies: Bodies
 
-    def answer(self, model: Model) -> Response:
+    def answer(self, environ: WSGIEnvironment, model: Model) -> Response:
         # The body is read before anything is refused: a client that is still sending would miss the answer.
-        body = self.bodies.read()
-        environ = request.environ
-        returned = request.args.getlist("return") if environ.get("QUERY_STRING") else ()
+        body = self.bodies.read(environ)
+        returned = Request(environ).args.getlist("return") if environ.get("QUERY_STRING") else ()
         options = payload.read_options(environ.get(_ATTRIBUTES), returned)
         content_type = environ.get("CONTENT_TYPE")
         lines_in = payload.media_type(content_type) == payload.JSON_LINES
@@ -232,7 +247,6 @@ class _Desk:
         reason = model.status()
         if reason is not None:
             raise NotReadyError(reason)
-        # A streamed answer waits for turns when the request's context has gone.
         turn = partial(self._turn, environ)
         if only is not None:
             # Its own queue first, so that no turn is taken by what only waits for another map.
@@ -240,7 +254,8 @@ class _Desk:
                 scores = model.explain(only)
             return Response(payload.write_answer(scores, options, answer_type), mimetype=answer_type)
         if streams:
-            return _stream(answers.stream_lines(model.predict, turn, items, options), answer_type)
+            lines = answers.stream_lines(model.predict, turn, items, options)
+            return _stream(lines, answer_type, environ[_CALL].id)
         with turn():
             scores, errors = answers.score_each(model.predict, items) if one_by_one else (model.predict(images), None)
         return Response(payload.write_answer(scores, options, answer_type, errors), mimetype=answer_type)
@@ -249,19 +264,17 @@ class _Desk:
         return self.counts.passing(self.gate.turn(lambda: connection.is_open(environ)))
 
 
-def _add_one(app: Flask, model: Model, desk: _Desk) -> None:
+def _add_one(app: _App, model: Model, desk: _Desk) -> None:
     """The routes of an endpoint with one model."""
 
-    @app.get("/ping")
-    def ping() -> Response:
+    def ping(_environ: WSGIEnvironment) -> Response:
         reason = model.status()
         if reason is not None:
             raise NotReadyError(reason)
         return Response("{}\n", mimetype=payload.JSON)
 
-    @app.post(_INVOCATIONS)
-    def invocations() -> Response:
-        return desk.answer(model)
+    app.route_directly("GET", "/ping", ping)
+    app.route_directly("POST", _INVOCATIONS, lambda environ: desk.answer(environ, model))
 
 
 def _add_several(app: Flask, models: ModelRegistry, desk: _Desk) -> None:
@@ -274,7 +287,7 @@ def _add_several(app: Flask, models: ModelRegistry, desk: _Desk) -> None:
 
     @app.post(_INVOCATIONS)
     def invocations() -> Response:
-        desk.bodies.read()
+        desk.bodies.read(request.environ)
         raise ModelNotFoundError("this endpoint serves several models; ask one of them at /models/NAME/invoke")
 
     multimodel.add_routes(app, models, desk.answer, desk.counts, desk.bodies)
@@ -323,24 +336,20 @@ def _request_id(environ: Mapping[str, Any]) -> str:
     return uuid.uuid4().hex
 
 
-def _log_invocation(
-    route: str, status: int, elapsed_ms: float, environ: Mapping[str, Any], emf_namespace: str | None
-) -> None:
-    call: _Call = environ[_CALL]
-    if _LOGGER.isEnabledFor(logging.INFO):
-        values = {"status": status, "images": call.images, "ms": round(elapsed_ms, 3), "request_id": call.id}
-        if inference_id := environ.get(_INFERENCE_ID):
-            values["inference_id"] = inference_id
-        if request.view_args:
-            values["model"] = request.view_args["name"]
-        _LOGGER.info(
-            "invocation status=%d images=%d ms=%.1f id=%s",
-            status,
-            call.images,
-            elapsed_ms,
-            call.id,
-            extra=logs.fields(**values),
-        )
+def _log_invocation(call: _Call, route: str, status: int, elapsed_ms: float, emf_namespace: str | None) -> None:
+    values = {"status": status, "images": call.images, "ms": round(elapsed_ms, 3), "request_id": call.id}
+    if call.inference_id:
+        values["inference_id"] = call.inference_id
+    if call.model:
+        values["model"] = call.model
+    _LOGGER.info(
+        "invocation status=%d images=%d ms=%.1f id=%s",
+        status,
+        call.images,
+        elapsed_ms,
+        call.id,
+        extra=logs.fields(**values),
+    )
     if emf_namespace is not None:
         line = emf.invocation(
             emf_namespace,
@@ -364,10 +373,9 @@ def _read_items(content_type: str | None, body: bytes, *, one_by_one: bool) -> S
         raise
 
 
-def _stream(lines: Iterator[bytes], media_type: str) -> Response:
+def _stream(lines: Iterator[bytes], media_type: str, identifier: str) -> Response:
     """An answer in chunks. Its first lines are made at once, so that what refuses the request still has a status."""
     first = next(lines)
-    identifier = _identifier()
 
     def rest() -> Iterator[bytes]:
         yield first
@@ -389,13 +397,14 @@ def _refuse(error: RequestError) -> Response:
     return response
 
 
-def _refuse_http(error: HTTPException, max_payload_bytes: int) -> Response:
+def _refuse_http(error: HTTPException, environ: WSGIEnvironment, max_payload_bytes: int) -> Response:
     """What Flask itself refuses: unknown paths and methods, bodies that are too large or break off."""
     status = error.code or 500
     if status == PayloadTooLargeError.status:
         return _refuse(PayloadTooLargeError(f"the body is larger than the allowed {max_payload_bytes} bytes"))
     code = error.name.lower().replace(" ", "_")
-    message = f"{request.method} {request.path}: {error.description or error.name}"
+    asked = Request(environ)
+    message = f"{asked.method} {asked.path}: {error.description or error.name}"
     response = Response(payload.write_error(code, message), status=status, mimetype=payload.JSON)
     allowed = getattr(error, "valid_methods", None)
     if allowed:
@@ -403,15 +412,10 @@ def _refuse_http(error: HTTPException, max_payload_bytes: int) -> Response:
     return response
 
 
-def _fail(error: Exception) -> Response:
-    identifier = _identifier()
+def _fail(error: Exception, environ: WSGIEnvironment) -> Response:
+    identifier = environ[_CALL].id
     _log_fault(error, identifier)
     return Response(payload.write_error("internal_error", _apology(identifier)), status=500, mimetype=payload.JSON)
-
-
-def _identifier() -> str:
-    call: _Call = request.environ[_CALL]
-    return call.id
 
 
 def _log_fault(error: Exception, identifier: str) -> None:

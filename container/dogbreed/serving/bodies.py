@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.sansio.utils import get_content_length
+from werkzeug.wsgi import get_input_stream
 
 from dogbreed.errors import RequestError, ServerBusyError, SlowClientError
 
@@ -58,8 +59,11 @@ class Bodies:
         self._late: set[object] = set()
         self._watch: threading.Thread | None = None
 
-    def read(self) -> bytes:
-        """The body of the request in hand.
+    def read(self, environ: WSGIEnvironment) -> bytes:
+        """The body of a request.
+
+        Args:
+            environ: of the request (PEP 3333).
 
         Raises:
             RequestEntityTooLarge: it is longer than the limit.
@@ -67,7 +71,6 @@ class Bodies:
             SlowClientError: it took too long.
             RequestError: it cannot be read.
         """
-        environ = request.environ
         key = self._begin(environ.get(_SOCKET))
         try:
             return self._receive(environ)
@@ -80,10 +83,10 @@ class Bodies:
                 del self._read[key]
                 self._late.discard(key)
 
-    def read_strings(self, *names: str) -> list[str]:
+    def read_strings(self, environ: WSGIEnvironment, *names: str) -> list[str]:
         """Named strings of the JSON object in the body; raises as `read` does, and RequestError for anything else."""
         try:
-            document = json.loads(self.read())
+            document = json.loads(self.read(environ))
         except (ValueError, RecursionError) as error:
             raise RequestError(f"the body is not JSON: {error}") from error
         if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in names):
@@ -91,21 +94,26 @@ class Bodies:
         return [document[name] for name in names]
 
     def _receive(self, environ: WSGIEnvironment) -> bytes:
-        length = request.content_length or None  # of a chunked body there is none, or 0
-        if length is not None and length > self._limit_bytes:
-            raise RequestEntityTooLarge
+        length = get_content_length(environ.get("CONTENT_LENGTH"), environ.get("HTTP_TRANSFER_ENCODING"))
         try:
-            # Werkzeug's own reading is for servers that do not end a body where it ends.
-            body: bytes = environ["wsgi.input"].read(length) if length is not None else request.get_data(cache=False)
+            if not length:  # of a chunked body there is none
+                return self._receive_chunked(environ)
+            if length > self._limit_bytes:
+                raise RequestEntityTooLarge
+            body: bytes = environ["wsgi.input"].read(length)
         except RequestEntityTooLarge:
             raise
         except Exception as error:  # each WSGI server has exceptions of its own for these
             raise RequestError("the body cannot be read: it is malformed, broke off or stalled") from error
-        # Of a chunked body over the limit, Werkzeug 3.1 returns the first bytes as if they were all.
-        if length is None and len(body) == self._limit_bytes and request.input_stream.read(1):
-            raise RequestEntityTooLarge
-        if length is not None and len(body) < length:
+        if len(body) < length:
             raise RequestError(f"the body broke off after {len(body)} of {length} bytes")
+        return body
+
+    def _receive_chunked(self, environ: WSGIEnvironment) -> bytes:
+        body = get_input_stream(environ, max_content_length=self._limit_bytes).read()
+        # Of a chunked body over the limit, Werkzeug 3.1 returns the first bytes as if they were all.
+        if len(body) == self._limit_bytes and environ["wsgi.input"].read(1):
+            raise RequestEntityTooLarge
         return body
 
     def _begin(self, connection: socket.socket | None) -> object:

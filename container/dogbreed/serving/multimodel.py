@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
 
@@ -17,25 +18,32 @@ from dogbreed.serving.bodies import Bodies
 from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.models import Described, Model, ModelRegistry
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 INVOKE = "/models/<path:name>/invoke"
 
 
 def add_routes(
-    app: Flask, models: ModelRegistry, answer: Callable[[Model], Response], counts: Metrics, bodies: Bodies
+    app: Flask,
+    models: ModelRegistry,
+    answer: Callable[[WSGIEnvironment, Model], Response],
+    counts: Metrics,
+    bodies: Bodies,
 ) -> None:
     """Adds `/models` and what is below it.
 
     Args:
         app: to add to.
         models: what is loaded.
-        answer: makes a request for predictions an answer of this model.
+        answer: makes a request for predictions, by its WSGI environment, an answer of a model.
         counts: are told how many models are loaded.
         bodies: reads those of requests.
     """
 
     @app.post("/models")
     def load() -> Response:
-        name, url = bodies.read_strings("model_name", "url")
+        name, url = bodies.read_strings(request.environ, "model_name", "url")
         models.load(name, url)
         counts.holds(models.count())
         return _json({"status": f"model {name!r} is loaded"})
@@ -61,7 +69,7 @@ def add_routes(
 
     @app.post(INVOKE)
     def invoke(name: str) -> Response:
-        return answer(models.find(name))
+        return answer(request.environ, models.find(name))
 
 
 def _page_size(text: str | None) -> int:

@@ -6,13 +6,12 @@ import socket
 import threading
 
 import pytest
-from flask import Flask
+from werkzeug.test import EnvironBuilder
 
 from dogbreed.errors import RequestError, ServerBusyError, SlowClientError
 from dogbreed.serving.bodies import Bodies
 
 PATIENCE_S = 30
-APP = Flask(__name__)
 
 
 @pytest.fixture(params=[False, True], ids=["counted", "terminated"])
@@ -27,8 +26,7 @@ def read(bodies, stream, length, connection=None, *, terminated=False):
         environ["wsgi.input_terminated"] = True
     if connection is not None:
         environ["gunicorn.socket"] = connection
-    with APP.test_request_context("/", method="POST", environ_overrides=environ):
-        return bodies.read()
+    return bodies.read(EnvironBuilder(method="POST", environ_overrides=environ).get_environ())
 
 
 @pytest.fixture
