@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from flask import Flask
 
 from dogbreed.errors import NoHeatMapError, NotReadyError, UnreadableImageError
 from dogbreed.serving.admission import Gate
@@ -74,6 +75,26 @@ def test_ping_gives_the_reason_while_the_model_is_not_ready(client, model):
     assert response.status_code == 503
     assert error_of(response) == {"code": "not_ready", "message": "loading the model"}
     assert response.headers["Retry-After"] == "5"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/ping"), ("POST", "/invocations")])
+def test_what_is_asked_all_day_goes_past_flasks_dispatch(client, model, monkeypatch, method, path):
+    def dispatched(*_):
+        raise AssertionError("Flask made a context of it")
+
+    monkeypatch.setattr(Flask, "wsgi_app", dispatched)
+    answered = client.open(path, method=method, data=PHOTO, headers={"X-Request-Id": "a-7"})
+    assert (answered.status_code, answered.headers["X-Request-Id"]) == (200, "a-7")
+    model.reason = "loading the model"
+    assert client.open(path, method=method, data=PHOTO).status_code == 503
+    model.reason, model.error = None, KeyError("weights")
+    assert client.post("/invocations", data=PHOTO).status_code == 500
+
+
+def test_the_same_paths_by_other_methods_are_flasks(client):
+    assert client.head("/ping").status_code == 200
+    refused = client.get("/invocations")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "OPTIONS, POST")
 
 
 def test_ping_does_not_pass_the_gate(client, gate):
