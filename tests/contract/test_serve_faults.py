@@ -7,6 +7,7 @@ for as long as it likes. Without torch it is there in a second.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import signal
@@ -123,7 +124,7 @@ class Load:
         while not self.stop.is_set():
             try:
                 answer = self._server.send("POST", "/invocations", self._jpeg, Content_Type="image/jpeg")
-            except OSError:
+            except (OSError, http.client.HTTPException):  # the head of an answer may be out when its worker is killed
                 self.statuses.append(0)
                 time.sleep(0.02)
             else:
