@@ -3,9 +3,13 @@
     python benchmarks/serving.py                                 # a quick look: one round of 3 s
     python benchmarks/serving.py --rounds 5 --seconds 10 --rates 0.5 0.7 0.9 3
 
+    python benchmarks/serving.py --together --rounds 15 --seconds 2.5   # where the machine's speed comes and goes
+
 All servers hold the same network (a bundle; by default one of resnet18 with random weights) and are sent the same
 photos (by default drawn ones of 500x375). They run one at a time, in turns, round by round; each is started anew in
-each round. Peers run with their own libraries in build/bench/peers, made at the first run, which needs a package index.
+each round. With --together they are started once and are asked in turns, seconds apart instead of a minute: memory and
+starts are then those of servers side by side. Peers run with their own libraries in build/bench/peers, made at the
+first run, which needs a package index.
 
 In the same run: how many images per second as many bare processes as there are CPUs decode, score, and do both. The
 last is the limit of any server. Rates of the open loop are shares of our own closed loop with 8 clients.
@@ -29,7 +33,7 @@ import time
 import urllib.error
 import urllib.request
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +47,8 @@ OUT = BUILD / "serving.json"
 PEERS = ROOT / "benchmarks" / "peers"
 PEERS_VENV = BUILD / "peers"
 START_TIMEOUT_S = 180
+BASE_CLIENTS = 8
+"""Of the closed loop that the open loop's rates are shares of."""
 CPUS = len(os.sched_getaffinity(0))
 
 _GUNICORN = [sys.executable, "-m", "gunicorn", "--chdir", str(PEERS), "--log-level", "error"]
@@ -94,16 +100,16 @@ def main() -> int:
     if any(_PEERS_PYTHON in SERVERS[name].command for name in names):
         install_peers()
     results: list[dict[str, Any]] = []
-    for number in range(1, chosen.rounds + 1):
-        for limit in ("decode", "model", "serial"):
-            figures = measure_limit(limit, model, photos, chosen.seconds)
-            keep(results, {"round": number, "server": f"limit: {limit}", "load": "bare processes", **figures})
-        started = measure_start(model)
-        keep(results, {"round": number, "server": "limit: start", "load": "start", **started})
-        for name in names:
-            results_of = run_server(name, model, photos, chosen, rate_base(results, number))
-            for figures in results_of:
-                keep(results, {"round": number, "server": name, **figures})
+    with contextlib.ExitStack() as stack:
+        alive = [stack.enter_context(running(name, model, photos)) for name in names] if chosen.together else []
+        for number in range(1, chosen.rounds + 1):
+            measure_limits(results, number, model, photos, chosen.seconds)
+            if chosen.together:
+                ask_in_turns(results, number, [server for server in alive if server is not None], photos, chosen)
+                continue
+            for name in names:
+                for figures in run_server(name, model, photos, chosen, rate_base(results, number)):
+                    keep(results, {"round": number, "server": name, **figures})
     arguments = {key: str(value) for key, value in vars(chosen).items()}
     OUT.write_text(json.dumps({"arguments": arguments, "cpus": CPUS, "results": results}, indent=2))
     print_tables(results, names)
@@ -118,6 +124,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, help="folder of .jpg files")
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--rates", type=float, nargs="*", default=[0.7], help="shares of our maximum, open loop")
+    parser.add_argument("--together", action="store_true", help="start all servers once, and ask them in turns")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--servers", nargs="*", choices=list(SERVERS), metavar="NAME", help="; ".join(SERVERS))
@@ -213,10 +220,23 @@ def environment(model: Path, port: int, variables: Mapping[str, str]) -> dict[st
     }
 
 
-def run_server(
-    name: str, model: Path, photos: Path, chosen: argparse.Namespace, base_rate: float | None
-) -> list[dict[str, Any]]:
-    """Starts one server, measures it under every load, and ends it."""
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that has answered.
+
+    Attributes:
+        first_s: seconds from its start to its first answer.
+    """
+
+    name: str
+    process: subprocess.Popen[bytes]
+    port: int
+    first_s: float
+
+
+@contextlib.contextmanager
+def running(name: str, model: Path, photos: Path) -> Iterator[Running | None]:
+    """Starts one server and ends it; None when it does not answer, with a line that says why."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -228,7 +248,7 @@ def run_server(
     link.unlink(missing_ok=True)
     link.symlink_to(model.resolve(), target_is_directory=True)
     command = [part.format(port=port) for part in server.command]
-    log = BUILD / "server.log"
+    log = BUILD / f"server-{port}.log"
     began = time.perf_counter()
     with log.open("wb") as stream:
         process = subprocess.Popen(  # noqa: S603  our own
@@ -240,24 +260,62 @@ def run_server(
         )
     try:
         first_s = wait_for_answer(port, photos, process, began, log)
-        found: list[dict[str, Any]] = []
-        ours_rate = base_rate
-        for clients in chosen.clients:
-            send(port, photos, 1.0, ["--clients", str(clients)])  # warm-up
-            figures = measure(process.pid, port, photos, chosen.seconds, ["--clients", str(clients)])
-            found.append({"load": f"{clients} clients", "start_s": first_s, **figures})
-            if name == "ours" and clients == 8:
-                ours_rate = figures["requests_per_s"]
-        for share in chosen.rates if ours_rate else []:
-            rate = share * ours_rate
-            figures = measure(process.pid, port, photos, chosen.seconds, ["--rate", str(rate)])
-            found.append({"load": f"rate {share:g}", "rate": rate, "start_s": first_s, **figures})
-        return found
     except ServerFailed as error:
         print(f"{name}: {error}", file=sys.stderr)
-        return []
+        end(process)
+        yield None
+        return
+    try:
+        yield Running(name, process, port, first_s)
     finally:
         end(process)
+        log.unlink()
+
+
+def run_server(
+    name: str, model: Path, photos: Path, chosen: argparse.Namespace, base_rate: float | None
+) -> list[dict[str, Any]]:
+    """Starts one server, measures it under every load, and ends it."""
+    found: list[dict[str, Any]] = []
+    with running(name, model, photos) as server:
+        if server is None:
+            return found
+        ours_rate = base_rate
+        for clients in chosen.clients:
+            send(server.port, photos, 1.0, ["--clients", str(clients)])  # warm-up
+            found.append(ask(server, f"{clients} clients", photos, chosen.seconds, ["--clients", str(clients)]))
+            if name == "ours" and clients == BASE_CLIENTS:
+                ours_rate = found[-1]["requests_per_s"]
+        for share in chosen.rates if ours_rate else []:
+            rate = share * ours_rate
+            figures = ask(server, f"rate {share:g}", photos, chosen.seconds, ["--rate", str(rate)])
+            found.append({"rate": rate, **figures})
+    return found
+
+
+def ask_in_turns(
+    results: list[dict[str, Any]], number: int, servers: Sequence[Running], photos: Path, chosen: argparse.Namespace
+) -> None:
+    """One round of all loads, each of all servers; another one begins in each round."""
+    first = (number - 1) % max(1, len(servers))
+    order = [*servers[first:], *servers[:first]]
+    for clients in chosen.clients:
+        for server in order:
+            if number == 1:
+                send(server.port, photos, 1.0, ["--clients", str(clients)])  # warm-up
+            figures = ask(server, f"{clients} clients", photos, chosen.seconds, ["--clients", str(clients)])
+            keep(results, {"round": number, "server": server.name, **figures})
+    base = rate_base(results, number)
+    for share in chosen.rates if base else []:
+        for server in order:
+            figures = ask(server, f"rate {share:g}", photos, chosen.seconds, ["--rate", str(share * base)])
+            keep(results, {"round": number, "server": server.name, "rate": share * base, **figures})
+
+
+def ask(server: Running, load: str, photos: Path, seconds: float, options: Sequence[str]) -> dict[str, Any]:
+    """One measurement of one server."""
+    figures = measure(server.process.pid, server.port, photos, seconds, options)
+    return {"load": load, "start_s": server.first_s, **figures}
 
 
 class ServerFailed(Exception):
@@ -321,6 +379,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def measure_limits(results: list[dict[str, Any]], number: int, model: Path, photos: Path, seconds: float) -> None:
+    """What no server can be quicker than."""
+    for limit in ("decode", "model", "serial"):
+        figures = measure_limit(limit, model, photos, seconds)
+        keep(results, {"round": number, "server": f"limit: {limit}", "load": "bare processes", **figures})
+    keep(results, {"round": number, "server": "limit: start", "load": "start", **measure_start(model)})
 
 
 def measure_limit(limit: str, model: Path, photos: Path, seconds: float) -> dict[str, float]:
@@ -388,9 +454,9 @@ def measure_start(model: Path) -> dict[str, float]:
 
 
 def rate_base(results: Sequence[Mapping[str, Any]], number: int) -> float | None:
-    """Our requests per second with 8 clients in this round, once they are known."""
+    """Our requests per second with `BASE_CLIENTS` in this round, once they are known."""
     for row in results:
-        if (row["round"], row["server"], row["load"]) == (number, "ours", "8 clients"):
+        if (row["round"], row["server"], row["load"]) == (number, "ours", f"{BASE_CLIENTS} clients"):
             return float(row["requests_per_s"])
     return None
 
