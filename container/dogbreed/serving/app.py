@@ -50,7 +50,7 @@ _PAGE_POLICY = (
 _CARD_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 # Of a card with 100,000 classes; what is larger was not written by a job.
 _MAX_CARD_BYTES = 4 * 1024 * 1024
-# Headers, as WSGI names them (PEP 3333): a look into the environment costs a tenth of one through Flask's proxies.
+# Headers, as WSGI names them (PEP 3333): a look through Flask's proxies is half a dozen calls.
 _ATTRIBUTES = "HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES"
 _INFERENCE_ID = "HTTP_X_AMZN_SAGEMAKER_INFERENCE_ID"
 _ECHOED = {_ATTRIBUTES: "X-Amzn-SageMaker-Custom-Attributes", _INFERENCE_ID: "X-Amzn-SageMaker-Inference-Id"}

@@ -146,7 +146,7 @@ class Metrics:
 
 
 class _Passing(AbstractContextManager[None]):
-    """A class and no generator: it is entered and left at every request, and costs a third."""
+    """A class and no generator, which would be more calls at every request."""
 
     __slots__ = ("_gate", "_running", "_waiting")
 
