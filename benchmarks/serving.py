@@ -259,13 +259,12 @@ def running(name: str, model: Path, photos: Path) -> Iterator[Running | None]:
             start_new_session=True,
         )
     try:
-        first_s = wait_for_answer(port, photos, process, began, log)
-    except ServerFailed as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        end(process)
-        yield None
-        return
-    try:
+        try:
+            first_s = wait_for_answer(port, photos, process, began, log)
+        except ServerFailed as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            yield None
+            return
         yield Running(name, process, port, first_s)
     finally:
         end(process)

@@ -218,6 +218,12 @@ nvmlDeviceGetUUID = lambda handle: f"GPU-{handle}"
 """
 
 
+def with_two_gpus(folder: Path) -> str:
+    """Where Python looks for modules, and finds NVML's stand-in first."""
+    (folder / "pynvml.py").write_text(NVML)
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def gpus(server: Server) -> dict[int, str]:
     return {int(pid): gpu for pid, gpu in re.findall(r"process (\d+) uses GPU (\S+)", server.log)}
 
@@ -225,9 +231,7 @@ def gpus(server: Server) -> dict[int, str]:
 def test_with_two_gpus_there_is_a_worker_for_each_and_a_new_one_gets_that_of_the_dead(
     starting: Callable[..., Server], tmp_path: Path
 ) -> None:
-    (tmp_path / "pynvml.py").write_text(NVML)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    server = starting(PYTHONPATH=os.pathsep.join(paths))
+    server = starting(PYTHONPATH=with_two_gpus(tmp_path))
     until(lambda: server.log.count("ready after") == 2)
     first = gpus(server)
     assert sorted(first.values()) == ["GPU-0", "GPU-1"]
@@ -241,9 +245,7 @@ def test_with_two_gpus_there_is_a_worker_for_each_and_a_new_one_gets_that_of_the
 
 
 def test_as_many_workers_as_asked_share_the_gpus(starting: Callable[..., Server], tmp_path: Path) -> None:
-    (tmp_path / "pynvml.py").write_text(NVML)
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    server = starting(PYTHONPATH=os.pathsep.join(paths), SAGEMAKER_MODEL_SERVER_WORKERS="4")
+    server = starting(PYTHONPATH=with_two_gpus(tmp_path), SAGEMAKER_MODEL_SERVER_WORKERS="4")
     until(lambda: len(gpus(server)) == 4)
     assert sorted(gpus(server).values()) == ["GPU-0", "GPU-0", "GPU-1", "GPU-1"]
 

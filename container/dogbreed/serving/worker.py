@@ -7,7 +7,7 @@ another leaves it the next: left to themselves, the first to wake takes all that
 A request gets a thread when its head is there, and not before: a client that is slow with it, or connects and says
 nothing, costs a buffer. gunicorn alone would give each of them a thread, and a hundred of them take `/ping` away from
 everybody else. A thread that has answered waits a moment for the client's next request, which most often is on its
-way: through gunicorn's loop it would wake three threads. Knows gunicorn's worker; not what is served.
+way: through gunicorn's loop it would cost three changes of threads. Knows gunicorn's worker; not what is served.
 """
 
 from __future__ import annotations

@@ -57,3 +57,19 @@ def test_as_many_requests_are_let_in_as_the_engine_takes(tmp_path: Path, engine:
     finally:
         torch.set_num_threads(threads)
     assert loaded.concurrent == concurrent
+
+
+def test_of_several_gpus_a_model_goes_to_the_one_with_most_free_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_bundle(tmp_path)
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: ([5, 9, 7][index], 16))
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    threads = torch.get_num_threads()
+    try:
+        server.load_predictor(tmp_path / "model", Metrics(None), max_pixels=10**6, engine="torch")
+    finally:
+        torch.set_num_threads(threads)
+    assert taken == [1]
