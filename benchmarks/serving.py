@@ -81,6 +81,7 @@ SERVERS: dict[str, Server] = {
     "LitServe, our engine": Server([_PEERS_PYTHON, str(PEERS / "litserve_app.py"), "ours"], {}),
     "FastAPI, our engine": Server([_PEERS_PYTHON, str(PEERS / "fastapi_app.py")], {}),
     "Mosec, our engine": Server([_PEERS_PYTHON, str(PEERS / "mosec_app.py")], {}),
+    "TorchServe, our engine": Server([_PEERS_PYTHON, str(PEERS / "torchserve_app.py")], {}),
 }
 
 
