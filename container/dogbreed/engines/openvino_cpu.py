@@ -17,8 +17,10 @@ import math
 import queue
 import sys
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +49,26 @@ def version() -> str:
     return importlib.metadata.version("openvino")
 
 
+class _Request(NamedTuple):
+    """One place to compute in, with the memory that belongs to it for good.
+
+    Attributes:
+        infer: computes `logits_1K` from `pixels_1SSC`, without the interpreter's lock.
+    """
+
+    infer: Callable[[], object]
+    pixels_1SSC: Tensor
+    logits_1K: Tensor
+
+
 class OpenVinoEngine:
     """One compiled network; as many requests as there are streams compute at once, one thread each, and as many wait.
 
     Those that wait are in OpenVINO's own queue. Python would have to wake three threads, one after the other, before
     the next began to compute: with 8 clients two cores were idle for 6% of the time, and are for 1%.
+
+    Images are computed one by one: of a graph with the number of images left open, OpenVINO derives all shapes anew at
+    each request, which takes 3% longer, and four at once are no quicker (AVX2; what AMX gains by several is not known).
 
     Args:
         model: normalised images -> logits; in eval mode, on the CPU.
@@ -64,21 +81,37 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
-    # One thread, AMD EPYC, one image against eight: resnet18 32 and 32 images/s, in bf16 60 and 60.
-    batch = 4
+    batch = 1
     gathers = False
 
     def __init__(
         self, model: nn.Module, spec: PreprocessSpec, precision: Precision = "fp32", *, streams: int = 1
     ) -> None:
         self.precision = precision
-        example = torch.zeros(1, 3, spec.size_px, spec.size_px)
         self.ahead = streams
-        self._requests = _Requests(model, example, precision, streams, ahead=self.ahead, pixels=spec)
+        example = torch.zeros(1, 3, spec.size_px, spec.size_px)
+        compiled = _compile(model, example, precision, streams, pixels=spec)
+        self._free: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        for _ in range(streams + self.ahead):
+            request = compiled.create_infer_request()
+            pixels, logits = request.get_input_tensor().data, request.get_output_tensor().data
+            self._free.put(
+                _Request(partial(request.infer, share_outputs=True), torch.from_numpy(pixels), torch.from_numpy(logits))
+            )
 
     def score(self, images_NCHW: Tensor) -> Tensor:
         """See `engine.Engine`."""
-        return log_softmax(self._requests.infer(images_NCHW))
+        rows = [self._score(image_CHW) for image_CHW in images_NCHW]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def _score(self, image_CHW: Tensor) -> Tensor:
+        request = self._free.get()
+        try:
+            request.pixels_1SSC[0].copy_(image_CHW.permute(1, 2, 0))
+            request.infer()
+            return log_softmax(request.logits_1K)
+        finally:
+            self._free.put(request)
 
 
 class OpenVinoNetwork(nn.Module):
@@ -99,7 +132,11 @@ class OpenVinoNetwork(nn.Module):
     def __init__(self, module: nn.Module, example: Tensor, precision: Precision, *, streams: int) -> None:
         super().__init__()
         self._streams = streams
-        self._requests = _Requests(module, example[:1], precision, streams)
+        compiled = _compile(module, example[:1], precision, streams)
+        self._tensor = _import_openvino().Tensor
+        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(streams):
+            self._free.put(compiled.create_infer_request())
         self._pool = ThreadPoolExecutor(streams)
         with torch.no_grad():
             expected = module(example)
@@ -110,40 +147,9 @@ class OpenVinoNetwork(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Computes a batch, float32 [N, ...] -> float32 [N, ...]."""
         chunk = min(_CHUNK, math.ceil(len(inputs) / self._streams))
-        return torch.cat(list(self._pool.map(self._requests.infer, torch.split(inputs, chunk))))
+        return torch.cat(list(self._pool.map(self._infer, torch.split(inputs, chunk))))
 
-
-class _Requests:
-    """A compiled graph with a request for each stream and some ahead of them; a further one waits here."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        example: Tensor,
-        precision: Precision,
-        streams: int,
-        *,
-        ahead: int = 0,
-        pixels: PreprocessSpec | None = None,
-    ) -> None:
-        if not is_installed():
-            raise UnsuitableError("the openvino package is not installed")
-        if precision not in _HINTS:
-            raise UnsuitableError(f"OpenVINO computes in fp32 or bf16 on a CPU, not in {precision}")
-        if precision == "bf16" and not cpu_multiplies_bf16():
-            raise UnsuitableError("this CPU has no instructions for bfloat16 (AMX or AVX512-BF16)")
-        try:
-            compiled = _compile(module, example, _HINTS[precision], streams, pixels)
-        except Exception as error:  # whatever of a foreign network cannot be traced, converted or compiled
-            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UnsuitableError(f"OpenVINO cannot convert this network: {first_line[:200]}") from error
-        self._tensor = _import_openvino().Tensor
-        self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(streams + ahead):
-            self._free.put(compiled.create_infer_request())
-
-    def infer(self, inputs: Tensor) -> Tensor:
-        """One request; images go in channels last, as they mostly lie in memory."""
+    def _infer(self, inputs: Tensor) -> Tensor:
         laid_out = inputs.permute(0, 2, 3, 1) if inputs.dim() == _IMAGES else inputs
         request = self._free.get()
         try:
@@ -162,40 +168,74 @@ def _import_openvino() -> Any:  # noqa: ANN401  optional package
     return importlib.import_module("openvino")
 
 
-def _compile(module: nn.Module, example: Tensor, hint: str, streams: int, pixels: PreprocessSpec | None) -> Any:  # noqa: ANN401  optional package
-    """The module, compiled, N open: float32 as the module takes it, or uint8 pixels [N, S, S, 3] that it normalises.
+def _compile(
+    module: nn.Module, example: Tensor, precision: Precision, streams: int, *, pixels: PreprocessSpec | None = None
+) -> Any:  # noqa: ANN401  optional package
+    """The module, compiled; images go in channels last.
 
-    Images go in channels last.
+    Args:
+        module: in eval mode, on the CPU.
+        example: one float32 input [1, ...].
+        precision: of the arithmetic.
+        streams: requests that compute at once.
+        pixels: take one image as uint8 pixels [1, S, S, 3] and normalise it so; None takes any number of inputs as the
+            module does.
+
+    Raises:
+        UnsuitableError: see `OpenVinoEngine`.
     """
-    openvino = _import_openvino()
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-    from openvino.preprocess import PrePostProcessor
-
-    with warnings.catch_warnings(), torch.no_grad():
-        # torch's warnings of its own deprecations and of a trace that holds for one size of image, as is meant.
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
-        # By a name of its own: the graph does not keep it alive, and reads from it until it is compiled.
-        decoder = TorchScriptPythonDecoder(traced, example_input=example)
-        frontend = FrontEndManager().load_by_framework("pytorch")
-        graph = frontend.convert(frontend.load(decoder))
-    graph.reshape([-1, *example.shape[1:]])
-    if example.dim() == _IMAGES:
-        steps = PrePostProcessor(graph)
-        steps.input().tensor().set_layout(openvino.Layout("NHWC"))
-        steps.input().model().set_layout(openvino.Layout("NCHW"))
-        if pixels is not None:
-            steps.input().tensor().set_element_type(openvino.Type.u8)
-            steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(
-                [255 * mean for mean in pixels.mean]
-            ).scale([255 * std for std in pixels.std])
-        graph = steps.build()
+    if not is_installed():
+        raise UnsuitableError("the openvino package is not installed")
+    if precision not in _HINTS:
+        raise UnsuitableError(f"OpenVINO computes in fp32 or bf16 on a CPU, not in {precision}")
+    if precision == "bf16" and not cpu_multiplies_bf16():
+        raise UnsuitableError("this CPU has no instructions for bfloat16 (AMX or AVX512-BF16)")
     settings = {
-        "INFERENCE_PRECISION_HINT": hint,
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
         "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": str(streams),
         # The container's CPUs are not known to be the machine's first.
         "ENABLE_CPU_PINNING": False,
     }
-    return openvino.Core().compile_model(graph, "CPU", settings)
+    try:
+        openvino = _import_openvino()
+        graph, kept_alive = _convert(module, example)
+        graph.reshape([-1 if pixels is None else 1, *example.shape[1:]])
+        if example.dim() == _IMAGES:
+            graph = _take_images(graph, pixels)
+        compiled = openvino.Core().compile_model(graph, "CPU", settings)
+        del kept_alive
+    except Exception as error:  # whatever of a foreign network cannot be traced, converted or compiled
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnsuitableError(f"OpenVINO cannot convert this network: {first_line[:200]}") from error
+    return compiled
+
+
+def _convert(module: nn.Module, example: Tensor) -> tuple[Any, object]:
+    """OpenVINO's graph of a module, and what it reads from until it is compiled: it does not keep that alive."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with warnings.catch_warnings(), torch.no_grad():
+        # torch's warnings of its own deprecations and of a trace that holds for one size of image, as is meant.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
+        decoder = TorchScriptPythonDecoder(traced, example_input=example)
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        return frontend.convert(frontend.load(decoder)), decoder
+
+
+def _take_images(graph: Any, pixels: PreprocessSpec | None) -> Any:  # noqa: ANN401  optional package
+    """The same graph for images in channels last, as they mostly lie in memory."""
+    openvino = _import_openvino()
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(graph)
+    steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    if pixels is not None:
+        steps.input().tensor().set_element_type(openvino.Type.u8)
+        steps.input().preprocess().convert_element_type(openvino.Type.f32).mean(
+            [255 * mean for mean in pixels.mean]
+        ).scale([255 * std for std in pixels.std])
+    return steps.build()

@@ -64,14 +64,28 @@ def test_bf16_answers_are_near_and_not_the_same(build):
 def test_openvino_takes_in_as_many_calls_as_compute():
     engine = OpenVinoEngine(make_model(), SPEC, streams=2)
     assert engine.ahead == 2
-    inside = [engine._requests._free.get_nowait() for _ in range(4)]
+    inside = [engine._free.get_nowait() for _ in range(4)]
     with pytest.raises(queue.Empty):
-        engine._requests._free.get_nowait()
-    pixels = torch.zeros(1, 64, 64, 3, dtype=torch.uint8).numpy()
-    for request in inside:
-        request.start_async({0: pixels})
-    for request in inside:
-        request.wait()
+        engine._free.get_nowait()
+    images = choice.draw(64, count=4)
+    expected = PlainEngine(make_model(), SPEC).score(images)
+    for request, image in zip(inside, images, strict=True):
+        request.pixels_1SSC[0].copy_(image.permute(1, 2, 0))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda request: request.infer(), inside))
+    found = torch.cat([request.logits_1K for request in inside]).log_softmax(dim=1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@needs_openvino
+def test_scores_of_openvino_stay_when_the_next_are_computed():
+    images = choice.draw(64, count=2)
+    engine = OpenVinoEngine(make_model(), SPEC)
+    first = engine.score(images[:1])
+    kept = first.clone()
+    engine.score(images[1:])
+    engine.score(images[1:])
+    assert torch.equal(first, kept)
 
 
 @needs_openvino
