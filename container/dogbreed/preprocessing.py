@@ -24,6 +24,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as ops
 
+from dogbreed import jpeg
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """File names that are taken for images, in lower case."""
 
@@ -139,9 +141,9 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted; transparency is laid on white;
     of an animation the first frame counts.
 
-    Pillow reads the header and refuses what is too large. The pixels of plain JPEGs are torchvision's, which has the
-    same library underneath and gives the same bytes in two thirds of the time; everything else, and what torchvision
-    refuses, is Pillow's.
+    The header is read first, and what is too large refused by it. The pixels of grey and colour JPEGs are
+    torchvision's, which has the same library underneath as Pillow and gives the same bytes in two thirds of the time;
+    everything else, and what torchvision refuses, is Pillow's.
 
     Args:
         source: an image file, or the bytes of one.
@@ -155,16 +157,16 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
         OSError: a file cannot be opened.
     """
     data = source.read_bytes() if isinstance(source, Path) else source
+    plain = jpeg.plain_size(data)
+    if plain is not None:
+        _check_size(*plain, max_pixels)
+        pixels_CHW = _decode_jpeg(data, *plain)
+        if pixels_CHW is not None:
+            return pixels_CHW
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise CorruptImageError(f"{image.width}x{image.height} pixels are more than the allowed {max_pixels}")
-            if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
-                raise CorruptImageError(
-                    f"{image.width}x{image.height} pixels are too long a strip: one side may be {MAX_ASPECT_RATIO} "
-                    f"times the other"
-                )
-            pixels_CHW = _decode_plain_jpeg(data, image)
+            _check_size(image.height, image.width, max_pixels)
+            pixels_CHW = _decode_upright_jpeg(data, image)
             if pixels_CHW is not None:
                 return pixels_CHW
             rgb = _to_rgb(ImageOps.exif_transpose(image))
@@ -177,19 +179,32 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     return cast(Tensor, ops.pil_to_tensor(rgb))
 
 
-def _decode_plain_jpeg(data: bytes, header: Image.Image) -> Tensor | None:
-    """The pixels of a grey or colour JPEG, upright; None when it is something else, or torchvision refuses it."""
-    if header.format not in ("JPEG", "MPO") or header.mode not in ("L", "RGB"):
-        return None
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise CorruptImageError(f"{width}x{height} pixels are more than the allowed {max_pixels}")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise CorruptImageError(
+            f"{width}x{height} pixels are too long a strip: one side may be {MAX_ASPECT_RATIO} times the other"
+        )
+
+
+def _decode_jpeg(data: bytes, height: int, width: int) -> Tensor | None:
+    """The pixels of a grey or colour JPEG as they are stored; None when torchvision refuses it."""
     try:
         # Its own reading of EXIF is not Pillow's, which also looks into XMP.
         pixels_CHW = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
     except RuntimeError:
         return None
-    if pixels_CHW.shape[-2:] != (header.height, header.width):
+    return pixels_CHW if pixels_CHW.shape[-2:] == (height, width) else None
+
+
+def _decode_upright_jpeg(data: bytes, header: Image.Image) -> Tensor | None:
+    """The same, turned as the header says; None when it is something else, too."""
+    if header.format not in ("JPEG", "MPO") or header.mode not in ("L", "RGB"):
         return None
+    pixels_CHW = _decode_jpeg(data, header.height, header.width)
     turn = _UPRIGHT.get(header.getexif().get(ExifTags.Base.Orientation, 1))
-    return pixels_CHW if turn is None else turn(pixels_CHW)
+    return pixels_CHW if pixels_CHW is None or turn is None else turn(pixels_CHW)
 
 
 # Exif 2.32, tag 0x0112, for [C, H, W].

@@ -184,7 +184,7 @@ def test_a_tensor_is_the_callers_own(jpeg):
 def by_pillow(monkeypatch, data):
     """What `decode` makes of data when torchvision takes no part."""
     with monkeypatch.context() as patched:
-        patched.setattr(preprocessing, "_decode_plain_jpeg", lambda _data, _header: None)
+        patched.setattr(preprocessing, "_decode_jpeg", lambda *_: None)
         return decode(data)
 
 
@@ -201,6 +201,24 @@ def test_a_plain_jpeg_has_the_pixels_that_pillow_gives(monkeypatch, mode, orient
     expected = by_pillow(monkeypatch, data)
     monkeypatch.setattr(preprocessing, "_to_rgb", lambda _image: pytest.fail("left to Pillow"))
     assert torch.equal(decode(data), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_says_nothing_else_never_meets_pillow(monkeypatch, mode, progressive):
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise).convert(mode), "JPEG", progressive=progressive, quality=80)
+    expected = by_pillow(monkeypatch, data)
+    monkeypatch.setattr(preprocessing.Image, "open", lambda *_, **__: pytest.fail("Pillow was asked"))
+    assert torch.equal(decode(data), expected)
+
+
+def test_a_plain_jpeg_is_refused_by_its_header(monkeypatch):
+    monkeypatch.setattr(preprocessing, "decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(CorruptImageError, match="24x16 pixels are more than the allowed 383"):
+        decode(encode(quarters(), "JPEG"), max_pixels=383)
+    with pytest.raises(CorruptImageError, match="4x1000 pixels are too long a strip"):
+        decode(encode(Image.new("RGB", (4, 1000)), "JPEG"))
 
 
 def test_an_orientation_in_xmp_counts_as_pillow_counts_it(monkeypatch):
