@@ -63,7 +63,7 @@ def main(
     Returns:
         0, 1 when something failed, 2 for arguments that cannot be used, 130 after Ctrl-C.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     command: ModuleType = arguments.module
     try:
         settings = settings_module.read_settings(arguments, environ, configured_region=configured_region())
@@ -87,6 +87,17 @@ def main(
         # The reader of our stdout, `head` say, has what it wanted. Python would complain of it once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # Of a list without options argparse takes what stands before the first option, and does not know the rest.
+    if rest and (not hasattr(arguments, "files") or any(word.startswith("-") and word != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.files = [*arguments.files, *rest]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -116,6 +116,28 @@ def test_an_image_is_answered_with_a_table(launch: Launch, runtime: Runtime, fol
     assert headers["x-amzn-sagemaker-custom-attributes"] == "top_k=3"
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("dogs", "--json", "FILE"),
+        ("--json", "dogs", "FILE"),
+        ("dogs", "FILE", "--json"),
+        ("dogs", "--top-k", "1", "FILE"),
+    ],
+    ids=["between", "before", "behind", "with a value"],
+)
+def test_options_may_stand_anywhere(launch: Launch, runtime: Runtime, folder: Path, argv: tuple[str, ...]) -> None:
+    file = next(iter(sorted(folder.glob("*.jpg"))))
+    done = launch("predict", *(str(file) if word == "FILE" else word for word in argv))
+    assert (done.code, len(runtime.asked)) == (0, 1)
+
+
+def test_an_unknown_option_is_named(launch: Launch, folder: Path) -> None:
+    done = launch("predict", "dogs", str(folder), "--jsno")
+    assert done.code == 2
+    assert "unrecognized arguments: --jsno" in done.err
+
+
 def test_a_folder_is_answered_in_order_and_errors_do_not_end_it(launch: Launch, runtime: Runtime, folder: Path) -> None:
     ended = launch("predict", "dogs", str(folder), "--json", "--top-k", "1")
     assert ended.code == 1

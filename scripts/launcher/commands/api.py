@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("action", choices=("deploy", "test", "delete"), help="what to do")
     parser.add_argument("name", type=hosting.base_name, metavar="NAME", help="name of the endpoint")
-    parser.add_argument("files", metavar="FILE", nargs="*", type=Path, help="test: one photo, or several as a batch")
+    parser.add_argument("files", metavar="FILE", nargs="*", help="test: one photo, or several as a batch")
     settings_module.add_arguments(parser, "bucket", "prefix")
 
     making = parser.add_argument_group("deploy")
@@ -86,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     """The requests, for `deploy` those of a new stack."""
+    arguments.files = [Path(file) for file in arguments.files]
     if arguments.files and arguments.action != "test":
         raise SettingError(f"api {arguments.action} takes no files, and got {arguments.files[0]}")
     if arguments.action == "deploy":
