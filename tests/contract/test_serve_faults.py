@@ -322,3 +322,36 @@ def test_ping_and_refusals_are_prompt_while_everything_is_taken(
     assert max(answer.elapsed_s for answer in answers) < 2  # the platform's limit; here tests share the machine
     assert set(statuses) <= {200, 503}
     assert call.result(PATIENCE_S).status == 200
+
+
+def test_a_connection_whose_requests_were_refused_goes_on_where_they_end(
+    starting: Callable[..., Server], hold: Callable[[Server], Future[Answer]], jpeg: bytes, tmp_path: Path
+) -> None:
+    server = starting(DOGBREED_MAX_WAITING="0")
+    call = hold(server)
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
+    body = jpeg + bytes(1_000_000)  # more than the two sockets hold, so that it comes in pieces
+    for _ in range(10):
+        client.request("POST", "/invocations", body, {"Content-Type": "image/jpeg"})
+        refused = client.getresponse()
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert b'"code": "busy"' in refused.read()
+    (tmp_path / "hold").unlink()
+    assert call.result(PATIENCE_S).status == 200
+    client.request("POST", "/invocations", jpeg, {"Content-Type": "image/jpeg"})
+    answered = client.getresponse()
+    assert (answered.status, b"pug" in answered.read()) == (200, True)
+    client.close()
+    counted = server.send("GET", "/metrics").body.decode()
+    assert 'dogbreed_requests_total{route="/invocations",status="503"} 10.0' in counted
+    assert server.log.count("invocation status=503 images=0") == 10
+
+
+def test_clients_that_keep_ended_connections_open_do_not_hold_up_ping(starting: Callable[..., Server]) -> None:
+    server = starting()
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S))
+            client.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert server.send("GET", "/ping").elapsed_s < 2  # gunicorn would wait two seconds for each of the five

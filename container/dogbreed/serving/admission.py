@@ -77,6 +77,15 @@ class Gate:
         with self._lock:
             return self._refused
 
+    def is_full(self, coming: int = 0) -> bool:
+        """Whether a call would be refused now, after so many others that are on their way. Never waits."""
+        return self._running + len(self._queue) + coming >= self._slots + self._waiting
+
+    def turn_away(self) -> ServerBusyError:
+        """Counts a call that is refused before it gets here; returns what it is to be told."""
+        with self._lock:
+            return self._refuse()
+
     def widen(self, slots: int) -> None:
         """Lets so many calls run at once from now on, at least as many as before."""
         with self._lock:
@@ -110,8 +119,7 @@ class Gate:
                 self._running += 1
                 return self
             if len(self._queue) >= self._waiting:
-                self._refused += 1
-                raise ServerBusyError(f"{self._running} requests run and {len(self._queue)} wait; try again later")
+                raise self._refuse()
             ticket = threading.Lock()
             ticket.acquire()
             self._queue.append(ticket)
@@ -123,6 +131,10 @@ class Gate:
     ) -> None:
         with self._lock:
             self._hand_over()
+
+    def _refuse(self) -> ServerBusyError:
+        self._refused += 1
+        return ServerBusyError(f"{self._running} requests run and {len(self._queue)} wait; try again later")
 
     def _wait(self, ticket: threading.Lock) -> None:
         """Returns when the slot of another has been handed over to this call."""

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import Flask, Request, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
@@ -60,6 +61,7 @@ _CALL = "dogbreed.call"
 # What may be sent back: the platform allows 1,024 visible characters (InvokeEndpoint).
 _ECHO = re.compile(r"[ -~]{1,1024}")
 _INVOCATIONS = "/invocations"
+_ASKS_FOR_PREDICTIONS = re.compile("/invocations|/models/(?P<model>[^/]+)/invoke")
 _ID = re.compile(r"[!-~]{1,128}")
 _MIB = 1024 * 1024
 # CreateTransformJob: MaxPayloadInMB is at most 100, and so is its product with MaxConcurrentTransforms.
@@ -102,7 +104,7 @@ def create_app(
     *,
     metrics: Metrics | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> Flask:
+) -> App:
     """Builds the WSGI application.
 
     Args:
@@ -116,7 +118,7 @@ def create_app(
     bodies = Bodies(settings.max_payload_bytes, patience_s=settings.body_patience_s, at_once=settings.max_bodies)
     maps = Gate(slots=1, waiting=_WAITING_FOR_MAPS, patience_s=gate.patience_s)
     desk = _Desk(gate, maps, settings, counts, bodies)
-    app = _App(counts, settings, clock)
+    app = App(gate, counts, settings, clock)
     if isinstance(model, ModelRegistry):
         _add_several(app, model, desk)
     else:
@@ -155,15 +157,30 @@ class _Call:
     model: str | None = None
 
 
-class _App(Flask):
+class Refusal(NamedTuple):
+    """An answer that needed no thread.
+
+    Attributes:
+        status: as WSGI has it, `503 SERVICE UNAVAILABLE`.
+        headers: but for those of the connection.
+        content: the body.
+    """
+
+    status: str
+    headers: Sequence[tuple[str, str]]
+    content: bytes
+
+
+class App(Flask):
     """Flask that counts, logs and names every request, and goes straight to the answer of the platform's two.
 
-    Flask's dispatch makes a context, an object and some signals of each request, 150 Python calls beside the 350 that
+    Flask's dispatch makes a context, an object and some signals of each request, 150 Python calls beside the 250 that
     an image costs here. What is asked all day goes past that; every other method and path is Flask's.
     """
 
-    def __init__(self, counts: Metrics, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(self, gate: Gate, counts: Metrics, settings: Settings, clock: Callable[[], float]) -> None:
         super().__init__(__name__, static_folder=None)
+        self._gate = gate
         self._direct: dict[tuple[str, str], Callable[[WSGIEnvironment], Response]] = {}
         self._counts = counts
         self._settings = settings
@@ -174,6 +191,39 @@ class _App(Flask):
         """Adds a route without parameters that is answered without Flask, which knows it for all other methods."""
         self._direct[method, path] = answer
         self.add_url_rule(path, path, lambda: answer(request.environ), methods=[method])
+
+    def is_full(self, coming: int = 0) -> bool:
+        """Whether a request for predictions would find no place, after so many others that are on their way."""
+        return self._gate.is_full(coming)
+
+    def turn_away(self, path: str, headers: Mapping[str, str]) -> Refusal | None:
+        """Refuses a POST because the server is full, without its body and without waiting.
+
+        Args:
+            path: that was asked for, without a query.
+            headers: of the request, named as in WSGI.
+
+        Returns:
+            The same answer as a request would get in its turn; None where the path asks for no predictions.
+        """
+        asked = _ASKS_FOR_PREDICTIONS.fullmatch(path)
+        if asked is None:
+            return None
+        call = _Call(self._clock(), _request_id(headers), headers.get(_INFERENCE_ID), model=asked["model"])
+        error = self._gate.turn_away()
+        names = self._account(call, headers, multimodel.INVOKE if call.model else _INVOCATIONS, error.status)
+        body = payload.write_error(error.code, str(error))
+        sized = [("Content-Type", payload.JSON), ("Content-Length", str(len(body)))]
+        return Refusal(_status_line(error.status), [*sized, *_headers_of(error), *names], body)
+
+    def answers_in_one_piece(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Whether the answer to a POST is of known length: lines are answered as they are computed.
+
+        Args:
+            path: that is asked for, without a query.
+            headers: of the request, named as in WSGI.
+        """
+        return ("POST", path) in self._direct and payload.media_type(headers.get("CONTENT_TYPE")) != payload.JSON_LINES
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Called by the WSGI server for each request."""
@@ -197,17 +247,19 @@ class _App(Flask):
 
     def _tell(self, environ: WSGIEnvironment, route: str, response: Response) -> Response:
         """Counts and logs an answer, and names it."""
-        call: _Call = environ[_CALL]
-        response.headers["X-Request-Id"] = call.id
-        elapsed_s = self._clock() - call.began_s
-        self._counts.answered(route, response.status_code, elapsed_s)
-        for name, header in _ECHOED.items():
-            value = environ.get(name)
-            if value and _ECHO.fullmatch(value):
-                response.headers[header] = value
-        if route in (_INVOCATIONS, multimodel.INVOKE):
-            _log_invocation(call, route, response.status_code, elapsed_s * 1000, self._settings.emf_namespace)
+        for name, value in self._account(environ[_CALL], environ, route, response.status_code):
+            response.headers[name] = value
         return response
+
+    def _account(self, call: _Call, asked: Mapping[str, Any], route: str, status: int) -> list[tuple[str, str]]:
+        """Counts and logs an answer to what was asked; returns the headers by which the client knows it again."""
+        elapsed_s = self._clock() - call.began_s
+        self._counts.answered(route, status, elapsed_s)
+        if route in (_INVOCATIONS, multimodel.INVOKE):
+            _log_invocation(call, route, status, elapsed_s * 1000, self._settings.emf_namespace)
+        values = ((header, asked.get(name)) for name, header in _ECHOED.items())
+        echoed = [(header, value) for header, value in values if value and _ECHO.fullmatch(value)]
+        return [("X-Request-Id", call.id), *echoed]
 
     def _say(self, error: Exception, environ: WSGIEnvironment) -> Response:
         """What a client is told of an error."""
@@ -264,7 +316,7 @@ class _Desk:
         return self.counts.passing(self.gate.turn(lambda: connection.is_open(environ)))
 
 
-def _add_one(app: _App, model: Model, desk: _Desk) -> None:
+def _add_one(app: App, model: Model, desk: _Desk) -> None:
     """The routes of an endpoint with one model."""
 
     def ping(_environ: WSGIEnvironment) -> Response:
@@ -391,10 +443,16 @@ def _stream(lines: Iterator[bytes], media_type: str, identifier: str) -> Respons
 
 
 def _refuse(error: RequestError) -> Response:
-    response = Response(payload.write_error(error.code, str(error)), status=error.status, mimetype=payload.JSON)
-    if error.retry_after_s is not None:
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    return response
+    body = payload.write_error(error.code, str(error))
+    return Response(body, status=error.status, mimetype=payload.JSON, headers=_headers_of(error))
+
+
+def _status_line(status: int) -> str:
+    return f"{status} {HTTPStatus(status).phrase.upper()}"
+
+
+def _headers_of(error: RequestError) -> list[tuple[str, str]]:
+    return [] if error.retry_after_s is None else [("Retry-After", str(error.retry_after_s))]
 
 
 def _refuse_http(error: HTTPException, environ: WSGIEnvironment, max_payload_bytes: int) -> Response:

@@ -29,7 +29,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
@@ -46,11 +45,12 @@ from dogbreed.errors import BundleError, ConfigurationError
 from dogbreed.gpus import visible_gpus
 from dogbreed.serving import payload
 from dogbreed.serving.admission import Gate
-from dogbreed.serving.app import Settings, create_app
+from dogbreed.serving.app import App, Settings, create_app
+from dogbreed.serving.board import Board
 from dogbreed.serving.lifecycle import ModelLifecycle
 from dogbreed.serving.metrics import Metrics, forget_process
 from dogbreed.serving.models import ModelRegistry
-from dogbreed.serving.worker import Board, Worker
+from dogbreed.serving.worker import Worker
 
 if TYPE_CHECKING:
     from torch import nn
@@ -294,7 +294,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         for name, value in settings.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Flask:
+    def load(self) -> App:
         """Called by gunicorn in every worker, after the fork."""
         environment = self._environment
         metrics = Metrics(self._metrics_folder)

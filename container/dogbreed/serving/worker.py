@@ -6,30 +6,34 @@ another leaves it the next: left to themselves, the first to wake takes all that
 
 A request gets a thread when its head is there, and not before: a client that is slow with it, or connects and says
 nothing, costs a buffer. gunicorn alone would give each of them a thread, and a hundred of them take `/ping` away from
-everybody else. A thread that has answered waits a moment for the client's next request, which most often is on its
-way: through gunicorn's loop it would cost three changes of threads. Knows gunicorn's worker; not what is served.
+everybody else. Where the app is full, a request gets no thread at all: it is refused by its head, and its body thrown
+away as it comes. In a thread that is several times the work, which those lack who are served. A client that keeps a
+connection open which has been ended is waited for beside all others, where gunicorn's loop would stop for up to two
+seconds.
+
+A thread that has answered waits a moment for the client's next request, which most often is on its way: through
+gunicorn's loop it would cost three changes of threads. Knows gunicorn's worker; not what is served.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
-import re
+import math
+import os
 import select
 import selectors
 import socket
 import threading
 import time
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from gunicorn import http
+from gunicorn.http import get_parser
 from gunicorn.workers.gthread import ThreadWorker
 
-# Workers live at once; gunicorn numbers them through, so that the same number is not met twice.
-_PLACES = 1024
-_PLACE_BYTES = 2  # an unsigned short
-_MOST_CONNECTIONS = 2**16 - 2
+from dogbreed.serving import plain
+from dogbreed.serving.plain import READ_BYTES, PlainPost, is_whole
 
 # A connection waits so long for the worker with fewer of them; then whoever sees it takes it.
 _LEFT_TO_OTHERS_S = 0.02
@@ -41,35 +45,18 @@ _NEXT_REQUEST_MS = 5
 _HEAD_PATIENCE_S = 20.0
 # What a head may hold of the server's memory while it is not whole; the platform's are below 4 KiB.
 _MAX_HEAD_BYTES = 64 * 1024
-_READ_BYTES = 8192  # more than gunicorn lets a first line have
-_FIRST_LINE = re.compile(rb"\S+ \S+ HTTP/\d\.\d")
+# The body of a request that was refused, and what a client says after the end, are thrown away for so long at most.
+_BODY_PATIENCE_S = 20.0
+_LINGER_S = 2.0
+_DISCARD_BYTES = 1024 * 1024
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-class Board:
-    """What workers tell each other: who is ready, and how many connections each has.
-
-    Shared memory, one place for each worker, made before they are forked. Each writes its own place alone, so there is
-    nothing to lock.
-    """
-
-    def __init__(self) -> None:
-        self._places = memoryview(mmap.mmap(-1, _PLACE_BYTES * _PLACES)).cast("H")
-
-    def write(self, worker: int, ready: bool, connections: int = 0) -> None:
-        """Says of the worker with that number whether it is ready, and how many connections it has."""
-        self._places[worker % _PLACES] = 1 + min(connections, _MOST_CONNECTIONS) if ready else 0
-
-    def other_is_ready(self, worker: int, *, connections_below: int = _MOST_CONNECTIONS + 1) -> bool:
-        """Whether any other one is, and has fewer connections than so many."""
-        places = self._places.tolist()
-        places[worker % _PLACES] = 0
-        return any(0 < place <= connections_below for place in places)
-
-
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """Asks its application before it takes connections; the application has `board` and `is_ready`.
+    """Asks before it takes connections and requests.
+
+    gunicorn's application, `self.app`, has `board` and `is_ready`; what it loads, `self.wsgi`, is an `app.App`.
 
     Attributes:
         gpu: the only one that it uses, as CUDA_VISIBLE_DEVICES names it; None is any.
@@ -83,6 +70,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._counting = threading.Lock()
         self._unserved = 0  # requests that were given to the threads, and that none has begun yet
         self._left_since = self._left_last = 0.0
+        self._scrap = bytearray(_DISCARD_BYTES)  # Linux never writes to it
+
+    def init_process(self) -> None:
+        """Called by gunicorn in the new process, before there are other threads; they inherit what is set here."""
+        if hasattr(os, "SCHED_BATCH"):
+            # Linux: a thread that wakes does not take the core from one that computes (sched(7)). Decoding the next
+            # image can wait for some milliseconds; so computing is interrupted less than half as often.
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        super().init_process()
 
     def accept(self, listener: Any) -> None:  # noqa: ANN401  gunicorn has no types
         """Called by gunicorn's loop when a connection waits, again and again until somebody has taken it."""
@@ -104,6 +101,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Called by gunicorn's loop for a connection, new or kept alive, on which there may be a request."""
         if self._has_head(conn):
             self._begun.pop(conn, None)
+            if self.wsgi.is_full(self._unserved) and self._turn_away(conn):
+                return
             conn.data_ready = True  # a thread need not wait for it
             with self._counting:
                 self._unserved += 1
@@ -125,14 +124,38 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Called by gunicorn in a thread, for a request whose head is there; goes on with the client's next ones."""
         with self._counting:
             self._unserved -= 1
-        keeps = super().handle(conn)
+        keeps = self._answer(conn)
         while keeps is True and self._next_is_near(conn):
-            keeps = super().handle(conn)
+            keeps = self._answer(conn)
         return keeps
+
+    def _answer(self, conn: Any) -> Any:  # noqa: ANN401  gunicorn has no types
+        """Answers the request whose head is there; returns whether the connection goes on."""
+        request = _peek(conn)
+        if request is None or not self.wsgi.answers_in_one_piece(request.path, request.headers):
+            return super().handle(conn)
+        try:
+            conn.sock.setblocking(True)
+            conn.init()
+            conn.sock.recv(request.head_bytes)
+            keeps = request.keeps and self._may_keep()
+            answer, keeps = plain.answer(self.wsgi, request, conn.sock, conn.client, keeps=keeps)
+            conn.sock.sendall(answer)
+        except OSError as error:  # the client has gone
+            self.log.debug("Ignored a client that left: %s", error)
+            return False
+        except Exception as error:  # as gunicorn does for its own
+            self.handle_error(None, conn.sock, conn.client, error)
+            return False
+        return keeps
+
+    def _may_keep(self) -> bool:
+        """Whether a connection may go on after an answer, as gunicorn decides it."""
+        return bool(self.alive and len(self.keepalived_conns) < self.max_keepalived)
 
     def _next_is_near(self, conn: Any) -> bool:  # noqa: ANN401  gunicorn has no types
         """Whether the head of the connection's next request comes within a moment, and no other waits for a thread."""
-        if not self.alive or self._unserved:
+        if not self.alive or self._unserved or self.wsgi.is_full():
             return False
         if not _held(conn):
             waiting = select.poll()
@@ -141,6 +164,79 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 return False
         # What is there of a head that is not whole is in the parser's buffer, and the loop goes on with it.
         return self._has_head(conn)
+
+    def _turn_away(self, conn: Any) -> bool:  # noqa: ANN401  gunicorn has no types
+        """Refuses a request by its head; False where that cannot be done here, and a thread must."""
+        request = _peek(conn) if self.alive else None
+        refusal = None if request is None else self.wsgi.turn_away(request.path, request.headers)
+        if request is None or refusal is None:
+            return False
+        keeps = request.keeps and self._may_keep()
+        answer = plain.frame(*refusal, keeps=keeps)
+        conn.sock.setblocking(False)
+        try:
+            conn.sock.recv(request.head_bytes)
+            sent = conn.sock.send(answer)
+        except OSError:
+            sent = 0
+        if sent < len(answer):  # a client that has gone, or that reads no answers
+            self._end(conn, b"")
+        elif keeps:
+            conn.timeout = time.monotonic() + _BODY_PATIENCE_S
+            self._throw_away(conn, request.body_bytes)
+        else:
+            self._linger(conn)
+        return True
+
+    def finish_request(self, conn: Any, done: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        """Called by gunicorn's loop when a thread has done with a connection."""
+        if done.cancelled() or done.exception() is not None or done.result():
+            super().finish_request(conn, done)
+        else:
+            self._linger(conn)
+
+    def _linger(self, conn: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        """Ends a connection when its client has, or after a while: ended at once, the answer may be lost on its way."""
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.setblocking(False)
+        except OSError:
+            self._end(conn, b"")
+            return
+        conn.timeout = time.monotonic() + _LINGER_S
+        self._throw_away(conn, math.inf)
+
+    def _throw_away(self, conn: Any, count: float) -> None:  # noqa: ANN401  gunicorn has no types
+        """Takes so many bytes off a connection as they come, and lets it go on behind them."""
+        try:
+            # Linux forgets what has arrived without copying it (tcp(7), MSG_TRUNC).
+            gone = conn.sock.recv_into(self._scrap, min(count, _DISCARD_BYTES), socket.MSG_TRUNC) if count else 0
+            ended = count > 0 and gone == 0
+        except BlockingIOError:
+            gone, ended = 0, False
+        except OSError:
+            gone, ended = 0, True
+        count -= gone
+        if ended:
+            self._end(conn, b"")
+        elif count:
+            self.pending_conns.append(conn)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._on_unwanted, conn, count))
+        else:
+            self._keep(conn)
+
+    def _on_unwanted(self, conn: Any, count: float, client: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        self.poller.unregister(client)
+        self.pending_conns.remove(conn)
+        self._throw_away(conn, count)
+
+    def _keep(self, conn: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        """Waits for a connection's next request, as after one that a thread has answered."""
+        if conn.parser is None:
+            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+        answered: Future[bool] = Future()
+        answered.set_result(True)
+        super().finish_request(conn, answered)
 
     def murder_pending(self) -> None:
         """Called by gunicorn's loop at least once a second: ends connections whose request is not coming."""
@@ -172,16 +268,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """
         while len(held := _held(conn)) <= _MAX_HEAD_BYTES:
             try:
-                arrived = conn.sock.recv(_READ_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                arrived = conn.sock.recv(READ_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return _is_for_the_parser(held)
+                return is_whole(held)
             except OSError:
                 return True  # gunicorn closes it
-            if not arrived or _is_for_the_parser(held + arrived):
+            if not arrived or is_whole(held + arrived):
                 return True
             conn.sock.recv(len(arrived))
             if conn.parser is None:
-                conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
+                conn.parser = get_parser(self.cfg, conn.sock, conn.client)
             conn.parser.unreader.take_buffered()
             conn.parser.unreader.unread(held + arrived)
         return False
@@ -207,9 +303,11 @@ def _held(conn: Any) -> bytes:  # noqa: ANN401  gunicorn has no types
     return b"" if conn.parser is None else bytes(conn.parser.unreader.buf.getvalue())
 
 
-def _is_for_the_parser(head: bytes) -> bool:
-    """Whether these first bytes of a request are a whole head, or one that will be refused."""
-    first_line, ended, _ = head.partition(b"\r\n")
-    if not ended:
-        return len(head) >= _READ_BYTES
-    return b"\r\n\r\n" in head or _FIRST_LINE.fullmatch(first_line) is None
+def _peek(conn: Any) -> PlainPost | None:  # noqa: ANN401  gunicorn has no types
+    """The plain request that is next on a connection, if it is one; takes nothing away."""
+    if _held(conn):
+        return None
+    try:
+        return plain.read_plain_post(conn.sock.recv(READ_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:
+        return None

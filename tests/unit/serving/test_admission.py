@@ -163,3 +163,29 @@ def test_a_widened_gate_lets_those_in_who_wait(pool):
 def test_a_gate_that_lets_nobody_in_is_refused(slots, waiting):
     with pytest.raises(ValueError, match="slots="):
         Gate(slots, waiting)
+
+
+def test_a_gate_is_full_when_the_next_call_would_be_refused(pool):
+    gate, leave = Gate(slots=1, waiting=1), threading.Event()
+    assert not gate.is_full()
+    assert gate.is_full(coming=2)
+    first = pool.submit(enter, gate, [], "first", leave)
+    until(lambda: gate.running == 1)
+    assert not gate.is_full()
+    assert gate.is_full(coming=1)
+    second = pool.submit(enter, gate, [], "second", leave)
+    until(lambda: gate.waiting == 1)
+    assert gate.is_full()
+    leave.set()
+    first.result(10)
+    second.result(10)
+    assert not gate.is_full()
+
+
+def test_who_is_turned_away_at_the_door_is_told_the_same_and_counted():
+    gate = Gate(slots=1, waiting=0)
+    with gate:
+        with pytest.raises(ServerBusyError) as refused:
+            gate.__enter__()
+        assert str(gate.turn_away()) == str(refused.value)
+    assert gate.refused == 2

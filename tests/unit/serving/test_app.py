@@ -517,3 +517,52 @@ def test_a_model_without_a_card_says_so(model, gate, tmp_path, there):
     response = create_app(model, gate, Settings(1000, page=True, card=card)).test_client().get("/model-card")
     assert response.status_code == 404
     assert error_of(response)["message"].endswith("the model's folder holds no model card")
+
+
+def test_who_is_turned_away_gets_the_answer_that_a_turn_would_give(model, gate, caplog):
+    app = create_app(model, gate, Settings(max_payload_bytes=1000))
+    marks = {"X-Request-Id": "a-7", "X-Amzn-SageMaker-Custom-Attributes": "top_k=1"}
+    with gate, caplog.at_level(logging.INFO):
+        assert app.is_full()
+        in_turn = app.test_client().post("/invocations", data=PHOTO, headers=marks)
+        named = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in marks.items()}
+        status, headers, content = app.turn_away("/invocations", named)
+    assert (status, content) == (in_turn.status, in_turn.data)
+    assert sorted(headers) == sorted(in_turn.headers)
+    assert len([line for line in caplog.messages if line.startswith("invocation status=503")]) == 2
+    assert 'dogbreed_requests_total{route="/invocations",status="503"} 2.0' in app.test_client().get("/metrics").text
+    assert model.seen == []
+    assert not app.is_full()
+
+
+def test_who_asks_one_of_several_models_is_turned_away_by_its_name(model, gate, caplog):
+    app = create_app(model, gate, Settings(max_payload_bytes=1000))
+    with caplog.at_level(logging.INFO):
+        assert app.turn_away("/models/pugs/invoke", {}).status == "503 SERVICE UNAVAILABLE"
+    assert caplog.records[-1].fields["model"] == "pugs"
+    assert 'route="/models/<path:name>/invoke",status="503"' in app.test_client().get("/metrics").text
+
+
+@pytest.mark.parametrize("path", ["/ping", "/models", "/models/pugs", "/invocations/", "/"])
+def test_what_asks_for_no_prediction_is_never_turned_away(model, gate, path):
+    app = create_app(model, gate, Settings(max_payload_bytes=1000))
+    with gate:
+        assert app.turn_away(path, {}) is None
+    assert gate.refused == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "expected"),
+    [
+        ("/invocations", "image/jpeg", True),
+        ("/invocations", None, True),
+        ("/invocations", "application/json", True),
+        ("/invocations", "application/jsonlines; charset=utf-8", False),
+        ("/models/pugs/invoke", "image/jpeg", False),
+        ("/ping", "image/jpeg", False),
+    ],
+)
+def test_lines_are_the_only_answer_to_an_invocation_in_several_pieces(model, gate, path, content_type, expected):
+    app = create_app(model, gate, Settings(max_payload_bytes=1000))
+    headers = {} if content_type is None else {"CONTENT_TYPE": content_type}
+    assert app.answers_in_one_piece(path, headers) is expected

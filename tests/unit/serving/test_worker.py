@@ -1,7 +1,10 @@
 """Workers see who else is ready, over process borders."""
 
+import contextlib
 import os
 import socket
+import threading
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +12,8 @@ from gunicorn.config import Config
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from dogbreed.serving import worker as module
-from dogbreed.serving.worker import Board, Worker
+from dogbreed.serving.board import Board
+from dogbreed.serving.worker import Worker
 
 
 def test_a_worker_sees_the_others_and_not_itself():
@@ -47,6 +51,33 @@ def test_what_a_forked_process_writes_is_seen_here():
 
 
 HEAD = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
+BODY = b"0123456789"
+
+
+class App:
+    """As much of an app as a worker knows: it may be full, and answers with the body it was sent."""
+
+    def __init__(self):
+        self.full = False
+        self.turned_away = []
+
+    def is_full(self, coming=0):
+        return self.full
+
+    def turn_away(self, path, headers):
+        if path != "/invocations":
+            return None
+        self.turned_away.append(headers)
+        return "503 BUSY", [("Content-Length", "4")], b"full"
+
+    def answers_in_one_piece(self, path, headers):
+        return path == "/invocations"
+
+    def __call__(self, environ, start_response):
+        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
 
 
 @pytest.fixture
@@ -59,6 +90,8 @@ def loop(monkeypatch):
     worker = Worker(0, 1, [], None, 30, config, SimpleNamespace(debug=lambda *_: None))
     worker.poller = module.selectors.DefaultSelector()
     worker.app = SimpleNamespace(board=Board())
+    worker.wsgi = App()
+    worker.method_queue.init()
     client, server = socket.socketpair()
     client.settimeout(5)
     conn = TConn(config, server, ("127.0.0.1", 1), ("127.0.0.1", 2))
@@ -73,6 +106,7 @@ def loop(monkeypatch):
     client.close()
     server.close()
     worker.poller.close()
+    worker.method_queue.close()
     worker.tmp.close()
 
 
@@ -258,3 +292,165 @@ def test_a_thread_does_not_go_on_when_the_worker_stops(loop, answering):
     loop.worker.alive = False
     assert loop.worker.handle(loop.conn) is True
     assert answering == [HEAD]
+
+
+@pytest.fixture
+def full(loop):
+    """The same, with an app that is full and a client that may go on after an answer."""
+    loop.worker.cfg.set("keepalive", 75)
+    loop.worker.wsgi.full = True
+    return loop
+
+
+def is_refused(loop, *, goes_on=True):
+    answer = loop.client.recv(1000)
+    connection = b"keep-alive" if goes_on else b"close"
+    return answer.startswith(b"HTTP/1.1 503 BUSY\r\n") and b"Connection: " + connection in answer
+
+
+def test_when_the_app_is_full_a_request_is_refused_without_a_thread(full):
+    full.client.send(POST + BODY)
+    full.worker.enqueue_req(full.conn)
+    assert is_refused(full)
+    assert full.given == []
+    assert full.worker.wsgi.turned_away == [{"HTTP_HOST": "x", "CONTENT_LENGTH": "10"}]
+    full.client.send(POST + BODY)
+    full.go()
+    assert is_refused(full), "on the same connection"
+    full.worker.wsgi.full = False
+    full.client.send(HEAD)
+    full.go()
+    assert full.given == [full.conn]
+    assert full.conn.sock.recv(100) == HEAD, "the bodies are gone, and no more"
+    assert full.worker.nr_conns == 1
+
+
+def test_the_body_of_a_refused_request_may_come_later_and_in_pieces(full):
+    full.client.send(POST)
+    full.worker.enqueue_req(full.conn)
+    assert is_refused(full)
+    for byte in BODY:
+        full.client.send(bytes([byte]))
+        full.go()
+    full.client.send(POST)
+    full.go()
+    assert is_refused(full)
+    assert full.given == []
+
+
+def test_the_body_of_a_refused_request_is_not_waited_for_for_ever(full):
+    full.client.send(POST + BODY[:9])
+    full.worker.enqueue_req(full.conn)
+    full.go(19)
+    assert full.worker.nr_conns == 1
+    full.go(2)
+    assert full.worker.nr_conns == 0
+    assert is_refused(full)
+    assert full.client.recv(100) == b"", "closed, and nothing said once more"
+
+
+def test_a_client_that_goes_with_its_body_half_sent_is_closed(full):
+    full.client.send(POST + BODY[:9])
+    full.worker.enqueue_req(full.conn)
+    full.client.close()
+    full.go()
+    assert full.worker.nr_conns == 0
+
+
+def test_a_refused_client_that_wants_to_end_gets_its_answer_and_the_end(full):
+    full.client.send(POST.replace(b"Host: x", b"Host: x\r\nConnection: close") + BODY)
+    full.worker.enqueue_req(full.conn)
+    assert is_refused(full, goes_on=False)
+    assert full.client.recv(100) == b""
+    full.client.close()
+    full.go()
+    assert full.worker.nr_conns == 0
+
+
+def test_a_client_that_reads_no_answers_costs_its_connection_and_not_the_loop(full):
+    full.conn.sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while full.conn.sock.send(b"x" * 65536):
+            pass
+    full.client.send(POST + BODY)
+    full.worker.enqueue_req(full.conn)
+    assert full.worker.nr_conns == 0
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [HEAD, POST.replace(b"invocations", b"models"), POST.replace(b"Host: x", b"Host: x\r\nExpect: 100-continue")],
+    ids=["ping", "another path", "not plain"],
+)
+def test_what_the_loop_cannot_refuse_gets_a_thread_though_the_app_is_full(full, request_):
+    full.client.send(request_)
+    full.worker.enqueue_req(full.conn)
+    assert full.given == [full.conn]
+
+
+def test_a_worker_that_stops_leaves_refusing_to_threads(full):
+    full.worker.alive = False
+    full.client.send(POST + BODY)
+    full.worker.enqueue_req(full.conn)
+    assert full.given == [full.conn]
+
+
+def test_a_client_that_keeps_an_ended_connection_open_holds_nobody_up(loop):
+    done = Future()
+    done.set_result(False)
+    loop.conn.sock.setblocking(True)
+    loop.worker.finish_request(loop.conn, done)
+    assert loop.client.recv(100) == b"", "told of the end"
+    loop.client.send(b"x" * 10_000)
+    loop.go(1.9)
+    assert loop.worker.nr_conns == 1
+    loop.go(0.2)
+    assert loop.worker.nr_conns == 0
+
+
+def test_a_connection_that_was_ended_is_closed_when_its_client_has(loop):
+    done = Future()
+    done.set_result(False)
+    loop.worker.finish_request(loop.conn, done)
+    loop.client.close()
+    loop.go()
+    assert loop.worker.nr_conns == 0
+
+
+def test_a_thread_answers_a_plain_request_without_gunicorns_parser(loop, monkeypatch):
+    monkeypatch.setattr(ThreadWorker, "handle", lambda *_: pytest.fail("given to gunicorn"))
+    loop.worker.cfg.set("keepalive", 75)
+    loop.client.send(POST + BODY + POST + BODY)
+    loop.worker.enqueue_req(loop.conn)
+    assert loop.worker.handle(loop.conn) is True
+    answers = loop.client.recv(10_000)
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert answers.endswith(b"\r\n\r\n" + BODY)
+
+
+def test_a_worker_that_stops_ends_the_connection_with_the_answer(loop):
+    loop.worker.alive = False
+    loop.client.send(POST + BODY)
+    loop.worker.enqueue_req(loop.conn)
+    assert loop.worker.handle(loop.conn) is False
+    assert b"Connection: close\r\n" in loop.client.recv(10_000)
+
+
+def test_a_fault_between_app_and_client_is_a_500_and_not_silence(loop, monkeypatch):
+    monkeypatch.setattr(module.plain, "answer", lambda *_, **__: 1 / 0)
+    loop.worker.log.exception = lambda *_: None
+    loop.client.send(POST + BODY)
+    loop.worker.enqueue_req(loop.conn)
+    assert loop.worker.handle(loop.conn) is False
+    assert loop.client.recv(10_000).startswith(b"HTTP/1.1 500 ")
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux only")
+def test_threads_of_a_worker_leave_the_cores_to_those_that_compute(loop, monkeypatch):
+    found = []
+    monkeypatch.setattr(ThreadWorker, "init_process", lambda _: found.append(os.sched_getscheduler(0)))
+    thread = threading.Thread(target=loop.worker.init_process)  # the policy is of one thread, and of those it starts
+    thread.start()
+    thread.join()
+    assert found == [os.SCHED_BATCH]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
