@@ -70,7 +70,17 @@ def run_all(command: list[str], *, hosts: tuple[str, ...], rank: int, processes:
     )
     # Its advice on signals is for those who have no handlers of their own.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.ERROR)
+    logging.getLogger("torch.distributed.elastic.agent.server.api").addFilter(is_no_farewell)
     _Launch(config, command, hosts[rank]).run()
+
+
+def is_no_farewell(record: logging.LogRecord) -> bool:
+    """Whether a line of the launcher's says anything but that another host was gone before it could be waved to.
+
+    When this host's processes have ended the launcher waits for those of the others, at the first host's store. The
+    first host may be done a moment earlier and take the store along: a traceback in the log of a job without fault.
+    """
+    return not str(record.msg).startswith("Error waiting on exit barrier")
 
 
 def wait_for_name(
