@@ -1,4 +1,4 @@
-"""TorchServe, archived since 2025, with our engine and decoder in one worker process per CPU; needs Java 17."""
+"""TorchServe, which is archived, with our engine and decoder in one worker process per CPU; needs Java 17."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What the header of a plain JPEG says: its size, where nothing in it needs a reader that knows more.
 
-Nearly all photos of data sets and most that are sent to endpoints are such files. Pillow reads every table of a header
-into Python objects, which takes a fifth as long as decoding a small photo. No decoder: whatever is not plain is left to
-Pillow, and what is wrong with the rest the decoder finds out.
+Photos of data sets often are such files, all 1,230 of the dogs measured on; a phone's, with EXIF, are not. Pillow reads
+every table of a header into Python objects, which is a fifth of decoding a small photo. No decoder: whatever is not
+plain is left to Pillow, and what is wrong with the rest the decoder finds out.
 
 Source: ITU-T T.81, B.1.1.4 and B.2 (markers, segments, frame headers).
 """

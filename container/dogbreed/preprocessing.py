@@ -166,7 +166,8 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.height, image.width, max_pixels)
-            pixels_CHW = _decode_upright_jpeg(data, image)
+            # What torchvision has just refused it need not refuse once more.
+            pixels_CHW = _decode_upright_jpeg(data, image) if plain is None else None
             if pixels_CHW is not None:
                 return pixels_CHW
             rgb = _to_rgb(ImageOps.exif_transpose(image))

@@ -68,7 +68,8 @@ class OpenVinoEngine:
     the next began to compute: with 8 clients two cores were idle for 6% of the time, and are for 1%.
 
     Images are computed one by one: of a graph with the number of images left open, OpenVINO derives all shapes anew at
-    each request, which takes 3% longer, and four at once are no quicker (AVX2; what AMX gains by several is not known).
+    each request, which takes MobileNetV2 2 to 3% longer. Four at once would be no quicker with it and 4% with ResNet-18
+    (AVX2; what AMX would gain is not known).
 
     Args:
         model: normalised images -> logits; in eval mode, on the CPU.

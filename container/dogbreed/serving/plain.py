@@ -1,7 +1,7 @@
 """Requests and answers in HTTP/1.1's plainest form: what clients of an endpoint send nearly always.
 
-A POST about whose end there is no doubt becomes a WSGI environment in a quarter of the calls that a parser of all of
-HTTP needs, and an answer of known length leaves in one piece. No parser: whatever is not that plain is left to
+A POST about whose end there is no doubt becomes a WSGI environment in fewer calls than by a parser of all of HTTP, and
+an answer of known length leaves in one piece. No parser: whatever is not that plain is left to
 gunicorn's. Knows bytes and sockets; not what is asked for.
 
 Sources: RFC 9112, 2.1 and 5 (heads), 6.3 (where a body ends); RFC 9110, 5.6.2 (tokens); PEP 3333 (WSGI).
