@@ -17,7 +17,7 @@ import math
 import queue
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from dogbreed.engines.engine import Precision, UnsuitableError, cpu_multiplies_bf16, log_softmax
+from dogbreed.engines.solitude import Solitude
 from dogbreed.preprocessing import PreprocessSpec
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
@@ -67,6 +68,10 @@ class OpenVinoEngine:
     Those that wait are in OpenVINO's own queue. Python would have to wake three threads, one after the other, before
     the next began to compute: with 8 clients two cores were idle for 6% of the time, and are for 1%.
 
+    An image that comes while nothing is computed can have the threads of all streams, in the network compiled once more
+    with a single stream: the answer takes 0.6 of the time on two cores, and 1.1 to 1.3 times the CPU time. See
+    `Solitude` for when it does.
+
     Images are computed one by one: of a graph with the number of images left open, OpenVINO derives all shapes anew at
     each request, which takes MobileNetV2 2 to 3% longer. Four at once would be no quicker with it and 4% with ResNet-18
     (AVX2; what AMX would gain is not known).
@@ -76,6 +81,8 @@ class OpenVinoEngine:
         spec: how images are normalised.
         precision: fp32, or bf16 where the CPU has instructions for it.
         streams: requests that compute at once.
+        low_latency: answer a lone image with all threads; takes the memory of the weights once more. Several images in
+            one call keep to one thread each.
 
     Raises:
         UnsuitableError: the package is absent, or cannot convert this network.
@@ -86,33 +93,55 @@ class OpenVinoEngine:
     gathers = False
 
     def __init__(
-        self, model: nn.Module, spec: PreprocessSpec, precision: Precision = "fp32", *, streams: int = 1
+        self,
+        model: nn.Module,
+        spec: PreprocessSpec,
+        precision: Precision = "fp32",
+        *,
+        streams: int = 1,
+        low_latency: bool = False,
     ) -> None:
         self.precision = precision
         self.ahead = streams
+        self._solitude = Solitude()
         example = torch.zeros(1, 3, spec.size_px, spec.size_px)
-        compiled = _compile(model, example, precision, streams, pixels=spec)
-        self._free: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        for _ in range(streams + self.ahead):
-            request = compiled.create_infer_request()
-            pixels, logits = request.get_input_tensor().data, request.get_output_tensor().data
-            self._free.put(
-                _Request(partial(request.infer, share_outputs=True), torch.from_numpy(pixels), torch.from_numpy(logits))
-            )
+        wanted = [streams, 1] if low_latency and streams > 1 else [streams]
+        compiled = _compile(model, example, precision, wanted, pixels=spec)
+        self._free = _requests(compiled[0], streams + self.ahead)
+        self._lone = _requests(compiled[1], 1) if len(compiled) > 1 else self._free
 
     def score(self, images_NCHW: Tensor) -> Tensor:
         """See `engine.Engine`."""
-        rows = [self._score(image_CHW) for image_CHW in images_NCHW]
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
-
-    def _score(self, image_CHW: Tensor) -> Tensor:
-        request = self._free.get()
+        alone = self._solitude.begin()
         try:
-            request.pixels_1SSC[0].copy_(image_CHW.permute(1, 2, 0))
-            request.infer()
-            return log_softmax(request.logits_1K)
+            if len(images_NCHW) > 1:
+                return torch.cat([_score(image_CHW, self._free) for image_CHW in images_NCHW])
+            return _score(images_NCHW[0], self._lone if alone and self._solitude.lasts else self._free)
         finally:
-            self._free.put(request)
+            self._solitude.end(alone=alone)
+
+
+def _requests(compiled: Any, count: int) -> queue.SimpleQueue[_Request]:  # noqa: ANN401  optional package
+    """So many requests of a compiled network, free to take."""
+    free: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+    for _ in range(count):
+        request = compiled.create_infer_request()
+        pixels, logits = request.get_input_tensor().data, request.get_output_tensor().data
+        free.put(
+            _Request(partial(request.infer, share_outputs=True), torch.from_numpy(pixels), torch.from_numpy(logits))
+        )
+    return free
+
+
+def _score(image_CHW: Tensor, free: queue.SimpleQueue[_Request]) -> Tensor:
+    """One image, uint8 [3, S, S] -> float32 [1, K], with a request that is taken and given back."""
+    request = free.get()
+    try:
+        request.pixels_1SSC[0].copy_(image_CHW.permute(1, 2, 0))
+        request.infer()
+        return log_softmax(request.logits_1K)
+    finally:
+        free.put(request)
 
 
 class OpenVinoNetwork(nn.Module):
@@ -133,7 +162,7 @@ class OpenVinoNetwork(nn.Module):
     def __init__(self, module: nn.Module, example: Tensor, precision: Precision, *, streams: int) -> None:
         super().__init__()
         self._streams = streams
-        compiled = _compile(module, example[:1], precision, streams)
+        (compiled,) = _compile(module, example[:1], precision, [streams])
         self._tensor = _import_openvino().Tensor
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(streams):
@@ -170,15 +199,22 @@ def _import_openvino() -> Any:  # noqa: ANN401  optional package
 
 
 def _compile(
-    module: nn.Module, example: Tensor, precision: Precision, streams: int, *, pixels: PreprocessSpec | None = None
-) -> Any:  # noqa: ANN401  optional package
-    """The module, compiled; images go in channels last.
+    module: nn.Module,
+    example: Tensor,
+    precision: Precision,
+    streams: Sequence[int],
+    *,
+    pixels: PreprocessSpec | None = None,
+) -> list[Any]:
+    """The module, compiled once for each number of streams, among which the threads are divided.
+
+    Images go in channels last.
 
     Args:
         module: in eval mode, on the CPU.
         example: one float32 input [1, ...].
         precision: of the arithmetic.
-        streams: requests that compute at once.
+        streams: requests that compute at once. The largest number is also that of the threads.
         pixels: take one image as uint8 pixels [1, S, S, 3] and normalise it so; None takes any number of inputs as the
             module does.
 
@@ -193,8 +229,7 @@ def _compile(
         raise UnsuitableError("this CPU has no instructions for bfloat16 (AMX or AVX512-BF16)")
     settings = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        "NUM_STREAMS": str(streams),
-        "INFERENCE_NUM_THREADS": str(streams),
+        "INFERENCE_NUM_THREADS": str(max(streams)),
         # The container's CPUs are not known to be the machine's first.
         "ENABLE_CPU_PINNING": False,
     }
@@ -204,7 +239,8 @@ def _compile(
         graph.reshape([-1 if pixels is None else 1, *example.shape[1:]])
         if example.dim() == _IMAGES:
             graph = _take_images(graph, pixels)
-        compiled = openvino.Core().compile_model(graph, "CPU", settings)
+        core = openvino.Core()
+        compiled = [core.compile_model(graph, "CPU", settings | {"NUM_STREAMS": str(count)}) for count in streams]
         del kept_alive
     except Exception as error:  # whatever of a foreign network cannot be traced, converted or compiled
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -32,9 +32,11 @@ def machine(monkeypatch):
     class Fake(PlainEngine):
         def score(self, images):
             scores = super().score(images)
-            return scores.flip(1) if (self.name, self.precision) in broken else scores
+            wrong = {(self.name, self.precision), (self.name, self.precision, len(images))} & broken
+            return scores.flip(1) if wrong else scores
 
-    def build(name, precision, model, spec, *, streams):
+    def build(name, precision, model, spec, *, streams, low_latency):
+        assert low_latency  # an endpoint's engine
         if (name, precision) not in there:
             raise UnsuitableError(f"there is no {name}-{precision}")
         engine = Fake(model, spec)
@@ -79,9 +81,10 @@ def test_the_reason_tells_what_was_passed_over_and_what_the_job_found(model, mac
     )
 
 
-def test_an_engine_that_answers_otherwise_is_passed_over(model, machine):
+@pytest.mark.parametrize("of_images", [(), (1,), (2,)])
+def test_an_engine_that_answers_otherwise_is_passed_over(model, machine, of_images):
     _, broken = machine
-    broken |= {("openvino", "fp32")}
+    broken |= {("openvino", "fp32", *of_images)}  # also when it does so for one image alone, or for several only
     name, reason = chosen(model)
     assert name == "torch-fp32"
     assert "openvino-fp32 moves a probability of a drawn image by" in reason

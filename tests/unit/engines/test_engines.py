@@ -5,6 +5,7 @@ import queue
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,6 +76,51 @@ def test_openvino_takes_in_as_many_calls_as_compute():
         list(pool.map(lambda request: request.infer(), inside))
     found = torch.cat([request.logits_1K for request in inside]).log_softmax(dim=1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@needs_openvino
+def test_a_lone_image_gets_all_threads_and_several_get_one_each(monkeypatch):
+    model = make_model("resnet18")
+    engine = OpenVinoEngine(model, SPEC, streams=2, low_latency=True)
+    taken = []
+
+    def watched(name):
+        free = getattr(engine, name)
+
+        def get():
+            taken.append(name)
+            return free.get()
+
+        monkeypatch.setattr(engine, name, SimpleNamespace(get=get, put=free.put))
+
+    watched("_lone")
+    watched("_free")
+    images = choice.draw(64, count=3)
+    expected = PlainEngine(model, SPEC).score(images)
+    for which, queues in ((slice(0, 1), ["_lone"]), (slice(0, 3), ["_free"] * 3), (slice(1, 2), ["_lone"])):
+        taken.clear()
+        torch.testing.assert_close(engine.score(images[which]), expected[which], rtol=0, atol=1e-4)
+        assert taken == queues
+    # Beside another one it gets what is its own.
+    taken.clear()
+    alone = engine._solitude.begin()
+    torch.testing.assert_close(engine.score(images[2:]), expected[2:], rtol=0, atol=1e-4)
+    engine._solitude.end(alone=alone)
+    assert taken == ["_free"]
+
+
+@needs_openvino
+@pytest.mark.parametrize(("streams", "low_latency"), [(1, True), (2, False)])
+def test_nothing_is_compiled_twice_where_it_would_be_of_no_use(streams, low_latency):
+    engine = OpenVinoEngine(make_model(), SPEC, streams=streams, low_latency=low_latency)
+    assert engine._lone is engine._free
+
+
+@needs_openvino
+def test_the_network_for_lone_images_has_one_stream_of_all_threads():
+    compiled = openvino_cpu._compile(make_model(), torch.zeros(1, 3, 64, 64), "fp32", [2, 1], pixels=SPEC)
+    found = [(each.get_property("NUM_STREAMS"), each.get_property("INFERENCE_NUM_THREADS")) for each in compiled]
+    assert found == [(2, 2), (1, 2)]
 
 
 @needs_openvino
