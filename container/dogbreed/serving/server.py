@@ -50,7 +50,7 @@ from dogbreed.serving.board import Board
 from dogbreed.serving.lifecycle import ModelLifecycle
 from dogbreed.serving.metrics import Metrics, forget_process
 from dogbreed.serving.models import ModelRegistry
-from dogbreed.serving.worker import Worker
+from dogbreed.serving.worker import STAYING_THREADS, Worker
 
 if TYPE_CHECKING:
     from torch import nn
@@ -273,7 +273,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "bind": f"{environment.host}:{environment.port}",
             "workers": self._workers,
             "worker_class": Worker,
-            "threads": self._threads,
+            "threads": self._threads + STAYING_THREADS,
             "timeout": max(environment.request_timeout_s, _MIN_HEARTBEAT_S),
             "graceful_timeout": _STOP_GRACE_S,
             "keepalive": _KEEP_ALIVE_S,

@@ -295,6 +295,64 @@ def test_a_thread_does_not_go_on_when_the_worker_stops(loop, answering):
 
 
 @pytest.fixture
+def staying(loop, answering):
+    """A thread that has answered one request and stays with the connection, which is asked nothing yet."""
+    loop.worker._stopped, loop.worker._stops = socket.socketpair()
+    thread = threading.Thread(target=loop.worker.handle, args=(loop.conn,))
+    thread.start()
+    wait_until(lambda: loop.worker._staying == 1)
+    yield SimpleNamespace(thread=thread, answering=answering)
+    loop.worker._stops.close()
+    thread.join(5)
+    loop.worker._stopped.close()
+
+
+def wait_until(condition):
+    for _ in range(500):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    pytest.fail("it never came to that")
+
+
+def test_a_thread_stays_with_its_client_for_a_while(loop, staying):
+    threading.Event().wait(0.05)  # ten times the moment that any thread waits
+    assert staying.thread.is_alive()
+    loop.client.send(HEAD)
+    wait_until(lambda: staying.answering == [HEAD] * 2)
+    assert loop.given == [loop.conn], "the loop did not see the second"
+
+
+def test_a_thread_that_stays_ends_at_once_when_the_worker_stops(loop, staying, monkeypatch):
+    monkeypatch.setattr(module, "_STAYS_MS", 60_000)
+    loop.client.send(HEAD)  # what it waits for now is a minute
+    wait_until(lambda: staying.answering == [HEAD] * 2 and loop.worker._staying == 1)
+    loop.worker.alive = False
+    loop.worker._cap_keepalive(0.0)
+    staying.thread.join(5)
+    assert not staying.thread.is_alive()
+
+
+def test_a_thread_that_stays_leaves_refusing_to_the_loop(loop, staying):
+    loop.worker.wsgi.full = True
+    loop.client.send(HEAD)
+    staying.thread.join(5)
+    assert not staying.thread.is_alive()
+    assert staying.answering == [HEAD]
+    loop.conn.sock.setblocking(False)
+    assert loop.conn.sock.recv(100) == HEAD, "where the loop will find it"
+
+
+def test_no_more_threads_stay_than_may(loop, answering, monkeypatch):
+    monkeypatch.setattr(module, "STAYING_THREADS", 0)
+    monkeypatch.setattr(module, "_STAYS_MS", 60_000)
+    loop.worker._stopped, loop.worker._stops = socket.socketpair()
+    assert loop.worker.handle(loop.conn) is True
+    loop.worker._stopped.close()
+    loop.worker._stops.close()
+
+
+@pytest.fixture
 def full(loop):
     """The same, with an app that is full and a client that may go on after an answer."""
     loop.worker.cfg.set("keepalive", 75)
@@ -454,3 +512,5 @@ def test_threads_of_a_worker_leave_the_cores_to_those_that_compute(loop, monkeyp
     thread.join()
     assert found == [os.SCHED_BATCH]
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    loop.worker._stopped.close()
+    loop.worker._stops.close()
