@@ -400,6 +400,7 @@ def test_serving_defaults():
     assert (found.engine, found.precision) == ("auto", "auto")
     assert found.cpus >= 1
     assert found.max_pixels == 64_000_000
+    assert found.low_latency is True
 
 
 def test_serving_variables():
@@ -414,9 +415,11 @@ def test_serving_variables():
             "SAGEMAKER_BATCH": "true",
             "DOGBREED_ENGINE": "OpenVINO",
             "DOGBREED_PRECISION": "bf16",
+            "DOGBREED_LOW_LATENCY": "false",
         }
     )
     assert (found.engine, found.precision) == ("openvino", "bf16")
+    assert found.low_latency is False
     assert (found.host, found.port, found.workers, found.request_timeout_s) == ("127.0.0.1", 9090, 2, 120)
     assert found.max_payload_bytes == 6 * 1024 * 1024
     assert found.default_accept == "text/csv"

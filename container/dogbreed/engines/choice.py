@@ -66,6 +66,7 @@ def choose(
     *,
     wish: Wish = AUTO,
     streams: int = 1,
+    low_latency: bool = False,
 ) -> Choice:
     """Takes the best engine for a network on this machine.
 
@@ -75,6 +76,7 @@ def choose(
         agreements: `engine.describe` -> what the job found of it, or why it found nothing; see the bundle.
         wish: what the user wants.
         streams: images that are to be computed side by side on a CPU.
+        low_latency: a lone image may have the CPUs of all streams, for more memory.
 
     Raises:
         ConfigurationError: what the user wants cannot be had; says why.
@@ -89,7 +91,7 @@ def choose(
         try:
             if precision not in ("fp32", wish.precision):
                 _demand_record(agreements.get(wanted))
-            engine = build(name, precision, model, spec, streams=streams, low_latency=True)
+            engine = build(name, precision, model, spec, streams=streams, low_latency=low_latency)
             _verify(engine, images, expected)
         except UnsuitableError as error:
             passed_over.append(f"{wanted}: {error}")

@@ -110,6 +110,7 @@ def load_predictor(
     engine: str = "auto",
     precision: str = "auto",
     streams: int = 1,
+    low_latency: bool = True,
     heat_maps: bool = True,
 ) -> Predictor:
     """Imports torch and loads the bundle in a folder; runs in a worker's background thread.
@@ -121,6 +122,7 @@ def load_predictor(
         engine: what computes, one of `environment.ENGINES`.
         precision: of its arithmetic, one of `environment.PRECISIONS`.
         streams: images that are computed side by side on a CPU.
+        low_latency: one that comes while nothing else is computed may have the CPUs of all, for more memory.
         heat_maps: offer them; the first one loads the bundle once more.
 
     Raises:
@@ -149,6 +151,7 @@ def load_predictor(
         bundle.agreements,
         wish=choice.Wish(engine, precision),
         streams=streams,
+        low_latency=low_latency,
     )
     computes = describe(chosen.engine)
     _LOGGER.info("%s with %d classes by %s: %s", bundle.backbone, len(bundle.labels), computes, chosen.reason)
@@ -324,6 +327,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             engine=environment.engine,
             precision=environment.precision,
             streams=self._slots,
+            low_latency=environment.low_latency,
             heat_maps=environment.heat_maps,
         )
 

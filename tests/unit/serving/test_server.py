@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -57,6 +58,21 @@ def test_as_many_requests_are_let_in_as_the_engine_takes(tmp_path: Path, engine:
     finally:
         torch.set_num_threads(threads)
     assert loaded.concurrent == concurrent
+
+
+@pytest.mark.skipif(not openvino_cpu.is_installed(), reason="the openvino package is not installed")
+@pytest.mark.parametrize("low_latency", [True, False])
+def test_a_lone_image_gets_all_cpus_unless_that_is_switched_off(tmp_path: Path, *, low_latency: bool) -> None:
+    save_bundle(tmp_path)
+    threads = torch.get_num_threads()
+    try:
+        loaded = server.load_predictor(
+            tmp_path / "model", Metrics(None), max_pixels=10**6, engine="openvino", streams=2, low_latency=low_latency
+        )
+    finally:
+        torch.set_num_threads(threads)
+    engine = cast(openvino_cpu.OpenVinoEngine, loaded._engine)
+    assert (engine._lone is not engine._free) == low_latency
 
 
 def test_of_several_gpus_a_model_goes_to_the_one_with_most_free_memory(
