@@ -277,7 +277,7 @@ class ServingEnvironment:
         engine: what computes, one of ENGINES (DOGBREED_ENGINE).
         precision: of its arithmetic, one of PRECISIONS (DOGBREED_PRECISION).
         low_latency: an image that comes while nothing else is computed may have all CPUs, for the memory of the
-            weights once more (DOGBREED_LOW_LATENCY).
+            weights once more (DOGBREED_LOW_LATENCY); without a word only where there is one model.
         max_pixels: larger images are refused before they are decoded (DOGBREED_MAX_PIXELS).
         multi_model: models are loaded and deleted by requests (SAGEMAKER_MULTI_MODEL); one process serves them all.
         models_budget_bytes: that the files of loaded models may have together (DOGBREED_MODELS_MEMORY_MB); None is
@@ -405,7 +405,7 @@ def read_serving_environment(
         ),
         page=_read_variable(environ, "DOGBREED_PAGE", _boolean, "true or false", False),
         heat_maps=_read_variable(environ, "DOGBREED_HEATMAPS", _boolean, "true or false", True),
-        low_latency=_read_variable(environ, "DOGBREED_LOW_LATENCY", _boolean, "true or false", True),
+        low_latency=_read_variable(environ, "DOGBREED_LOW_LATENCY", _boolean, "true or false", not multi_model),
         log_level=_log_level(environ),
         engine=_read_variable(environ, "DOGBREED_ENGINE", _one_of(ENGINES), f"one of {', '.join(ENGINES)}", "auto"),
         precision=_read_variable(

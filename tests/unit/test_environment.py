@@ -482,6 +482,9 @@ def test_one_process_serves_several_models():
         }
     )
     assert (found.multi_model, found.workers, found.evict_models) == (True, 1, True)
+    assert found.low_latency is False, "memory is for more models, unless somebody says otherwise"
+    told = read_serving_environment({"SAGEMAKER_MULTI_MODEL": "true", "DOGBREED_LOW_LATENCY": "true"})
+    assert told.low_latency is True
     assert found.models_budget_bytes == 2 * 1024 * 1024
     assert found.paths.models == Path("/opt/ml/models")
 
