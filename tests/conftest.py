@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ from local_test import make_data  # noqa: E402  found by the line above
 
 # The networks of tests are tiny, and pytest-xdist runs as many processes as there are cores. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and all that they start: it is a handler that
+# children do not inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Nothing is written outside build. No deadline: a busy machine is no failure.
 configuration.set_hypothesis_home_dir(REPOSITORY / "build" / "cache" / "hypothesis")
