@@ -35,7 +35,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _LOADING_TAKES = 6
 """Times the size of a model's files, at the peak: the file, its tensors, the network that they are copied into, the one
-that is folded for the engine, and what the engine makes of it (measured: 4.2 to 5.5, see docs/serving.md)."""
+that is folded for the engine, and what the engine makes of it (measured: 3.3 to 5.5, see docs/serving.md)."""
 
 _LOADING_TAKES_BESIDE_BYTES = 64 * 1024 * 1024
 """For the first images, whatever the size of the files."""
