@@ -44,7 +44,6 @@ HURRY: dict[str, dict[str, float]] = {
     "serve.models-label": {"ready_s": 8},
     "serve.sigterm": {"stop_serve_s": 3},
     "serve.ping-busy": {"ping_s": 0.5},
-    "serve.accept-quick": {"ping_s": 0.5, "accept_s": 0.25},
 }
 """For faults that are seen only when a time is over."""
 

@@ -78,6 +78,7 @@ def ask(
             connection.putheader("Transfer-Encoding", "chunked")
         elif isinstance(body, bytes):
             connection.putheader("Content-Length", str(len(body)))
+        connection.connect()
         # What is refused early breaks the pipe; the answer may be there all the same.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.endheaders(body, encode_chunked=chunked)
@@ -153,9 +154,10 @@ def _reason(error: Exception, timeout_s: float) -> str:
             return f"no answer within {timeout_s:g} s"
         case ConnectionRefusedError():
             return "the connection was refused"
-        case ConnectionResetError() | BrokenPipeError():
-            return "the connection was reset without an answer"
         case http.client.RemoteDisconnected() | http.client.IncompleteRead():
             return "the connection was closed without an answer"
+        # RemoteDisconnected is one of them to Python, which is why it stands before.
+        case ConnectionResetError() | BrokenPipeError():
+            return "the connection was reset without an answer"
         case _:
             return f"{type(error).__name__}: {error}"

@@ -130,8 +130,14 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(0.05)
                 if self.state.running > 2:
                     raise Refused(500, "too much")
-            if has("serve.ping-busy") or has("serve.accept-quick"):
+            if has("serve.ping-busy"):
                 time.sleep(SLOW_S)
+            if has("serve.accept-quick"):
+                # Nobody's connection is accepted meanwhile. A queue that is too short would have the same effect, but
+                # by chance: whose first packet is dropped tries again after a second, and finds an idle server.
+                self.server.socket.shutdown(socket.SHUT_RD)
+                time.sleep(SLOW_S)
+                self.server.socket.listen()
             numbers = self.numbers(body)
         finally:
             self.state.running -= 1
@@ -245,7 +251,7 @@ def main():
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1" if has("serve.all-interfaces") else "0.0.0.0", port))
-    listener.listen(0 if has("serve.accept-quick") else 128)
+    listener.listen(128)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.set())
     child = start_worker(listener)
