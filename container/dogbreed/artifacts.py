@@ -92,14 +92,13 @@ class Bundle:
         return self.calibration.temperature if self.calibration else 1.0
 
     def build(self) -> Classifier:
-        """The network with its weights, in eval mode, on the CPU.
+        """The network with its weights, which it shares with the bundle: in eval mode, on the CPU.
 
         Raises:
             BundleError: the weights do not fit the network that the bundle names.
         """
         try:
-            model = backbones.build(self.backbone, self.head, image_size_px=self.preprocessing.size_px)
-            model.load_state_dict(dict(self.weights))
+            model = backbones.rebuild(self.backbone, self.head, self.weights, image_size_px=self.preprocessing.size_px)
         except (DogbreedError, RuntimeError, ValueError, AssertionError) as error:  # torchvision asserts sizes
             raise BundleError(f"the bundle's weights do not fit {self.backbone}: {error}") from error
         return model.eval()

@@ -345,6 +345,29 @@ def build(
     return Classifier(backbone, features, head)
 
 
+def rebuild(name: str, head: HeadSpec, weights: Mapping[str, Tensor], *, image_size_px: int = 224) -> Classifier:
+    """A network all of whose weights are known: none is drawn first, none is copied.
+
+    Args:
+        name: one of `names()`.
+        head: its classifier.
+        weights: state dict of the whole `Classifier`. Its tensors become the network's own where their dtype is.
+        image_size_px: as in `build`.
+
+    Raises:
+        HyperparameterError: unknown name.
+        RuntimeError: the weights are not this network's; says what differs.
+    """
+    try:
+        with torch.device("meta"):  # shapes without memory
+            model = build(name, head, image_size_px=image_size_px)
+    except NotImplementedError:  # RegNet computes its widths with tensors
+        model = build(name, head, image_size_px=image_size_px)
+    dtypes = {key: tensor.dtype for key, tensor in model.state_dict().items()}
+    model.load_state_dict({key: value.to(dtypes.get(key)) for key, value in weights.items()}, assign=True)
+    return model
+
+
 def load_weights(name: str, *, channel: Path | None, baked: Path) -> tuple[dict[str, Tensor], str]:
     """Finds pretrained weights, in the order channel, image, torchvision's hub.
 

@@ -25,14 +25,21 @@ def accelerated(network: nn.Module, dtype: torch.dtype, example: Tensor) -> nn.M
         dtype: of the copy's weights and inputs.
         example: float32 input on the network's device.
     """
-    network = copy.deepcopy(network).eval()
     with torch.no_grad():
-        expected = network(example)
-        try:
-            folded = fuse(network)
-            if torch.allclose(folded(example), expected, rtol=1e-3, atol=1e-3):
-                network = folded
-        except Exception as error:  # fx refuses what it cannot trace in many ways; folding is only an optimisation
-            _LOGGER.debug("BatchNorm stays unfolded: %s", error)
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network.to(dtype)
+        copied: nn.Module = _folded(network, example) or copy.deepcopy(network).eval()
+        copied = copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return copied.to(dtype)
+
+
+def _folded(network: nn.Module, example: Tensor) -> nn.Module | None:
+    copied = copy.deepcopy(network).eval()
+    expected = copied(example)
+    try:
+        # In place, or it would be copied twice.
+        folded = fuse(copied, inplace=True)
+        if torch.allclose(folded(example), expected, rtol=1e-3, atol=1e-3):
+            return folded
+        _LOGGER.debug("BatchNorm stays unfolded: the answers change")
+    except Exception as error:  # fx refuses what it cannot trace in many ways; folding is only an optimisation
+        _LOGGER.debug("BatchNorm stays unfolded: %s", error)
+    return None

@@ -237,6 +237,43 @@ def test_the_last_stage_of_a_vision_transformer_is_its_last_quarter(monkeypatch)
     assert tuple(model(images(size_px=32)).shape) == (2, 2)
 
 
+# A network whose weights are known
+
+
+# RegNet cannot be built without memory; Swin has buffers that are computed, GoogLeNet options of its own.
+@pytest.mark.parametrize("name", ["tiny", "mobilenet_v3_small", "regnet_y_400mf", "swin_v2_t", "googlenet"])
+def test_a_rebuilt_network_computes_what_it_did(name):
+    torch.manual_seed(3)
+    model = backbones.build(name, HeadSpec(3, hidden_units=5)).eval()
+
+    rebuilt = backbones.rebuild(name, HeadSpec(3, hidden_units=5), model.state_dict()).eval()
+
+    with torch.no_grad():
+        assert torch.equal(rebuilt(images()), model(images()))
+
+
+def test_rebuilding_draws_nothing_and_copies_nothing(tiny):
+    weights = tiny.state_dict()
+    before = torch.get_rng_state()
+
+    rebuilt = backbones.rebuild("tiny", HeadSpec(3), weights, image_size_px=SIZE_PX)
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {name: tensor.data_ptr() for name, tensor in rebuilt.state_dict().items()} == {
+        name: tensor.data_ptr() for name, tensor in weights.items()
+    }
+
+
+def test_weights_of_another_precision_become_the_networks(tiny):
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tiny.state_dict().items()
+    }
+
+    rebuilt = backbones.rebuild("tiny", HeadSpec(3), weights, image_size_px=SIZE_PX)
+
+    assert {parameter.dtype for parameter in rebuilt.parameters()} == {torch.float32}
+
+
 # Pretrained weights: into the network
 
 

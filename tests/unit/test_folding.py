@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from dogbreed import backbones
+from dogbreed import backbones, folding
 from dogbreed.backbones import HeadSpec
 from dogbreed.folding import accelerated
 
@@ -53,3 +53,17 @@ def test_the_copy_has_the_precision_that_was_asked_for():
     fast = accelerated(network, torch.bfloat16, torch.randn(1, 3, 64, 64))
     assert {parameter.dtype for parameter in fast.parameters()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+def test_a_folded_network_that_answers_otherwise_is_not_taken(monkeypatch):
+    network = network_with_statistics("tiny")
+    images = torch.randn(1, 3, 64, 64)
+
+    def broken(copied, **_):
+        copied.backbone.stages[0][0].weight.data.mul_(2)
+        return copied
+
+    monkeypatch.setattr(folding, "fuse", broken)
+
+    with torch.no_grad():
+        torch.testing.assert_close(accelerated(network, torch.float32, images)(images), network(images))

@@ -33,12 +33,12 @@ from dogbreed.serving.payload import Scores
 
 _LOGGER = logging.getLogger(__name__)
 
-_LOADING_TAKES = 6
-"""Times the size of a model's files, at the peak: the file, its tensors, the network that they are copied into, the one
-that is folded for the engine, and what the engine makes of it (measured: 3.3 to 5.5, see docs/serving.md)."""
+_LOADING_TAKES = 4
+"""Times the size of a model's files, at the peak: its tensors, the network that is folded for the engine, and what the
+engine makes of it (measured: see docs/serving.md)."""
 
-_LOADING_TAKES_BESIDE_BYTES = 64 * 1024 * 1024
-"""For the first images, whatever the size of the files."""
+_LOADING_TAKES_BESIDE_BYTES = 128 * 1024 * 1024
+"""For the first images, the graph and what is lost between, whatever the size of the files."""
 
 _PAGE = 100
 _NAME_MAX_CHARACTERS = 1024
@@ -92,6 +92,7 @@ class ModelRegistry:
         available_bytes: memory that may still be taken now; None when nobody knows.
         budget_bytes: that the files of all loaded models may have together; None is any.
         evict: let the least recently used models go where memory is short, instead of refusing.
+        copies: of its weights that a loaded model computes with.
         patience_s: how long a delete waits for predictions in hand.
         clock: seconds, monotonic.
     """
@@ -105,6 +106,7 @@ class ModelRegistry:
         available_bytes: Callable[[], int | None],
         budget_bytes: int | None = None,
         evict: bool = False,
+        copies: int = 1,
         patience_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -114,6 +116,7 @@ class ModelRegistry:
         self._available_bytes = available_bytes
         self._budget_bytes = budget_bytes
         self._evict = evict
+        self._loading_takes = _LOADING_TAKES - 1 + copies
         self._patience_s = patience_s
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
@@ -256,7 +259,7 @@ class ModelRegistry:
                 f"allowed"
             )
         available_bytes = self._available_bytes()
-        needed_bytes = _LOADING_TAKES * entry.size_bytes + _LOADING_TAKES_BESIDE_BYTES
+        needed_bytes = self._loading_takes * entry.size_bytes + _LOADING_TAKES_BESIDE_BYTES
         if available_bytes is not None and needed_bytes > available_bytes:
             return f"loading it takes {needed_bytes} bytes, and {available_bytes} are available"
         return None

@@ -352,6 +352,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             available_bytes=available_memory_bytes,
             budget_bytes=environment.models_budget_bytes,
             evict=environment.evict_models,
+            copies=2 if environment.low_latency else 1,
             patience_s=float(environment.request_timeout_s),
         )
 

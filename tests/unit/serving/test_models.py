@@ -188,8 +188,10 @@ def test_a_load_that_fails_leaves_nothing_behind(machine, models, error, kind, m
     models.load("a", machine.folder("a"))
 
 
-def test_what_does_not_fit_into_memory_is_a_507(machine, models):
-    needed = 6 * 100 + 64 * 2**20
+@pytest.mark.parametrize("copies", [1, 2])
+def test_what_does_not_fit_into_memory_is_a_507(machine, copies):
+    models = machine.registry(copies=copies)
+    needed = (3 + copies) * 100 + 128 * 2**20
     machine.available = needed - 1
     with pytest.raises(OutOfMemoryError, match=f"takes {needed} bytes, and {needed - 1} are available") as caught:
         models.load("a", machine.folder("a"))
