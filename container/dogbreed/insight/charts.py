@@ -1,7 +1,6 @@
 """Small SVG charts for the pages: lines over epochs, a confusion matrix, histograms, calibration.
 
-Numbers in, markup out: every text is escaped here, so a template may print the result as it is. Colours are left to the
-page's style sheet through classes and the variables named beside them, which is how one chart serves light and dark:
+Colours are left to the page's style sheet, through these classes and the variables named beside them:
 
     .grid .axis .tick .key .best    rulings, axis titles, numbers, legend, the line of the best epoch
     .line .dot with .tone1 .tone2   a series (--tone1, --tone2); the last one is tone2, the one before it tone1 and
@@ -10,7 +9,7 @@ page's style sheet through classes and the variables named beside them, which is
     .column .mark                   a bar of a histogram, and a level drawn across it
     .hit .miss .on-strong           cells on and off the diagonal, and numbers on a dark cell
 
-Knows nothing of jobs or files. Units are those of the view box; the page scales it to the width that it has.
+Knows nothing of jobs or files.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-_WIDTH, _HEIGHT = 480, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 34, 44
+from dogbreed.svg import HEIGHT, LEFT, LEGEND, WIDTH, Plane, nice_ticks, picture, share_of, shortened, text
+
 # More points than this are a line without dots.
 _MAX_DOTS = 60
 
@@ -78,32 +77,26 @@ def line_chart(
     y_ticks = nice_ticks(lowest, max(y for _, y in finite), at_most=at_most)
     first, last = min(x for x, _ in finite), max(x for x, _ in finite)
 
+    plane = Plane()
+
     def across(x: float) -> float:
-        # A single epoch stands in the middle.
-        share = (x - first) / (last - first) if last > first else 0.5
-        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+        return plane.across(share_of(x, first, last))
 
     def down(y: float) -> float:
-        share = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
+        return plane.down(share_of(y, y_ticks[0], y_ticks[-1]))
 
-    parts = [
-        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_LEFT, _WIDTH - _RIGHT, down(y), down(y))
-        + _text(_LEFT - 8, down(y) + 4, show(y), "tick", "end")
-        for y in y_ticks
-    ]
-    parts += [
-        _text(across(x), _HEIGHT - _BOTTOM + 19, str(x), "tick", "middle")
-        for x in _whole_ticks(round(first), round(last))
-    ]
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "axis", "middle"))
+    parts = plane.frame(
+        [(share_of(y, y_ticks[0], y_ticks[-1]), show(y)) for y in y_ticks],
+        [(share_of(x, first, last), str(x)) for x in _whole_ticks(round(first), round(last))],
+        x_label,
+    )
     if best_x is not None and first <= best_x <= last:
         parts.append(
             Markup('<line class="best" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-                across(best_x), across(best_x), _TOP - 6, _HEIGHT - _BOTTOM
+                across(best_x), across(best_x), LEGEND - 6, plane.down(0)
             )
         )
-    legend_x = float(_LEFT)
+    legend_x = float(LEFT)
     tones = [f"tone{3 - len(lines) + place}" if legend else f"k{place % 8 + 1}" for place in range(len(lines))]
     for tone, line in zip(tones, lines, strict=True):
         parts += _drawn(line, tone, across=across, down=down, x_label=x_label, show=show)
@@ -111,15 +104,15 @@ def line_chart(
             continue
         parts.append(
             Markup('<line class="line {}" x1="{}" x2="{}" y1="12" y2="12"/>').format(tone, legend_x, legend_x + 22)
-            + _text(legend_x + 28, 16, line.name, "key", "start")
+            + text(legend_x + 28, 16, line.name, "key", "start")
         )
         legend_x += 28 + len(line.name) * 8 + 22
     if best_x is not None and first <= best_x <= last:
         parts.append(
             Markup('<line class="best" x1="{}" x2="{}" y1="12" y2="12"/>').format(legend_x, legend_x + 22)
-            + _text(legend_x + 28, 16, f"best, {x_label} {best_x}", "key", "start")
+            + text(legend_x + 28, 16, f"best, {x_label} {best_x}", "key", "start")
         )
-    return _svg("chart", _WIDTH, _HEIGHT, title, parts)
+    return picture("chart", WIDTH, HEIGHT, title, parts)
 
 
 def heat_map(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
@@ -135,20 +128,20 @@ def heat_map(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) 
     Returns:
         An `svg` element of a fixed size, to be scrolled where it does not fit.
     """
-    labels = [_shortened(name) for name in names]
+    labels = [shortened(name, _LABEL_CHARACTERS) for name in names]
     margin = max(map(len, labels)) * _CHARACTER + 14
     left, top = margin + 20, margin + 20
     side = len(names) * _CELL
     width, height = math.ceil(left + side + 6), math.ceil(top + side + 6)
     parts = [
-        _text(left + side / 2, 13, "answer of the model", "axis", "middle"),
+        text(left + side / 2, 13, "answer of the model", "axis", "middle"),
         Markup(
             '<text class="axis" text-anchor="middle" transform="translate(13 {}) rotate(-90)">true class</text>'
         ).format(round(top + side / 2, 1)),
     ]
     for index, label in enumerate(labels):
         middle = round((index + 0.5) * _CELL + 4, 1)
-        parts.append(_text(left - 7, top + middle, label, "tick", "end"))
+        parts.append(text(left - 7, top + middle, label, "tick", "end"))
         parts.append(
             Markup('<text class="tick" transform="translate({} {}) rotate(-90)">{}</text>').format(
                 round(left + middle, 1), round(top - 7, 1), label
@@ -172,7 +165,7 @@ def heat_map(title: str, names: Sequence[str], counts: Sequence[Sequence[int]]) 
             if count:
                 x, y = round(left + predicted * _CELL, 1), round(top + true * _CELL, 1)
                 parts.append(_cell(x, y, count=count, total=total, true=names[true], predicted=names[predicted]))
-    return _svg("matrix", width, height, title, parts, fixed=True)
+    return picture("matrix", width, height, title, parts, fixed=True)
 
 
 def column_chart(title: str, edges: Sequence[float], counts: Sequence[int], *, x_label: str) -> Markup:
@@ -192,18 +185,19 @@ def column_chart(title: str, edges: Sequence[float], counts: Sequence[int], *, x
     x_ticks = [tick for tick in nice_ticks(edges[0], edges[-1]) if edges[0] <= tick <= edges[-1]]
     y_ticks = nice_ticks(0, max(counts))
 
+    plane = Plane(top=12)
+
     def across(x: float) -> float:
-        return round(_LEFT + (x - edges[0]) / (edges[-1] - edges[0]) * (_WIDTH - _LEFT - _RIGHT), 1)
+        return plane.across(share_of(x, edges[0], edges[-1]))
 
     def down(y: float) -> float:
-        return round(_HEIGHT - _BOTTOM - y / y_ticks[-1] * (_HEIGHT - 12 - _BOTTOM), 1)
+        return plane.down(y / y_ticks[-1])
 
-    parts = [
-        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_LEFT, _WIDTH - _RIGHT, down(y), down(y))
-        + _text(_LEFT - 8, down(y) + 4, f"{y:g}", "tick", "end")
-        for y in y_ticks
-        if y == int(y)
-    ]
+    parts = plane.frame(
+        [(y / y_ticks[-1], f"{y:g}") for y in y_ticks if y == int(y)],
+        [(share_of(x, edges[0], edges[-1]), f"{x:g}") for x in x_ticks],
+        x_label,
+    )
     for left, right, count in zip(edges, edges[1:], counts, strict=False):
         if count:
             parts.append(
@@ -220,9 +214,7 @@ def column_chart(title: str, edges: Sequence[float], counts: Sequence[int], *, x
                     count,
                 )
             )
-    parts += [_text(across(x), _HEIGHT - _BOTTOM + 19, f"{x:g}", "tick", "middle") for x in x_ticks]
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, x_label, "axis", "middle"))
-    return _svg("chart", _WIDTH, _HEIGHT, title, parts)
+    return picture("chart", WIDTH, HEIGHT, title, parts)
 
 
 def reliability_diagram(title: str, bins: Sequence[tuple[float, float, int, float, float]]) -> Markup:
@@ -239,19 +231,10 @@ def reliability_diagram(title: str, bins: Sequence[tuple[float, float, int, floa
     filled = [one for one in bins if one[2]]
     if not filled:
         return Markup("")
-
-    def across(x: float) -> float:
-        return round(_LEFT + x * (_WIDTH - _LEFT - _RIGHT), 1)
-
-    def down(y: float) -> float:
-        return round(_HEIGHT - _BOTTOM - y * (_HEIGHT - _TOP - _BOTTOM), 1)
-
-    ticks = [index / 5 for index in range(6)]
-    parts = [
-        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(across(0), across(1), down(y), down(y))
-        + _text(_LEFT - 8, down(y) + 4, f"{y:.0%}", "tick", "end")
-        for y in ticks
-    ]
+    plane = Plane()
+    across, down = plane.across, plane.down
+    ticks = [(index / 5, f"{index / 5:.0%}") for index in range(6)]
+    parts = plane.frame(ticks, ticks, "probability of the answer")
     for low, high, count, confidence, accuracy in filled:
         parts.append(
             Markup(
@@ -274,17 +257,15 @@ def reliability_diagram(title: str, bins: Sequence[tuple[float, float, int, floa
     parts.append(
         Markup('<line class="best" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(across(0), across(1), down(0), down(1))
     )
-    parts += [_text(across(x), _HEIGHT - _BOTTOM + 19, f"{x:.0%}", "tick", "middle") for x in ticks]
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, "probability of the answer", "axis", "middle"))
     parts.append(
-        Markup('<rect class="column" x="{}" y="6" width="22" height="11"/>').format(_LEFT)
-        + _text(_LEFT + 28, 16, "right", "key", "start")
-        + Markup('<line class="mark" x1="{}" x2="{}" y1="12" y2="12"/>').format(_LEFT + 88, _LEFT + 110)
-        + _text(_LEFT + 116, 16, "how sure it was", "key", "start")
-        + Markup('<line class="best" x1="{}" x2="{}" y1="12" y2="12"/>').format(_LEFT + 244, _LEFT + 266)
-        + _text(_LEFT + 272, 16, "if both agreed", "key", "start")
+        Markup('<rect class="column" x="{}" y="6" width="22" height="11"/>').format(LEFT)
+        + text(LEFT + 28, 16, "right", "key", "start")
+        + Markup('<line class="mark" x1="{}" x2="{}" y1="12" y2="12"/>').format(LEFT + 88, LEFT + 110)
+        + text(LEFT + 116, 16, "how sure it was", "key", "start")
+        + Markup('<line class="best" x1="{}" x2="{}" y1="12" y2="12"/>').format(LEFT + 244, LEFT + 266)
+        + text(LEFT + 272, 16, "if both agreed", "key", "start")
     )
-    return _svg("chart", _WIDTH, _HEIGHT, title, parts)
+    return picture("chart", WIDTH, HEIGHT, title, parts)
 
 
 def ring(title: str, slices: Sequence[tuple[str, float]]) -> Markup:
@@ -321,24 +302,7 @@ def ring(title: str, slices: Sequence[tuple[str, float]]) -> Markup:
             )
         )
         done += share
-    return _svg("ring", 2 * middle, 2 * middle, title, parts, fixed=True)
-
-
-def nice_ticks(low: float, high: float, *, at_most: float = math.inf) -> list[float]:
-    """Four to eight round numbers (steps of 1, 2 or 5) that enclose low and high, in rising order."""
-    if high <= low:
-        pad = abs(low) * 0.1 or 0.1
-        low, high = (low - pad if low else 0.0), high + pad
-    high = min(high, at_most)
-    if high <= low:
-        low = high - (abs(high) * 0.1 or 0.1)
-    raw = (high - low) / 5
-    magnitude = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * 0.99)
-    # A hair of tolerance, so that 0.3 / 0.1 is 3.
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    digits = max(0, -math.floor(math.log10(step)) + 1)
-    return [round(index * step, digits) for index in range(first, last + 1)]
+    return picture("ring", 2 * middle, 2 * middle, title, parts, fixed=True)
 
 
 def _whole_ticks(first: int, last: int) -> list[int]:
@@ -404,21 +368,4 @@ def _cell(x: float, y: float, *, count: int, total: int, true: str, predicted: s
         cx=round(x + _CELL / 2, 1),
         cy=round(y + _CELL / 2 + 3.2, 1),
         count=count,
-    )
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LABEL_CHARACTERS else name[: _LABEL_CHARACTERS - 1] + "…"
-
-
-def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:
-    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-        kind, round(x, 1), round(y, 1), anchor, text
-    )
-
-
-def _svg(kind: str, width: int, height: int, title: str, parts: Sequence[Markup], *, fixed: bool = False) -> Markup:
-    size = Markup(' width="{}" height="{}"').format(width, height) if fixed else Markup("")
-    return Markup('<svg class="{}" role="img" aria-label="{}" viewBox="0 0 {} {}"{}><title>{}</title>{}</svg>').format(
-        kind, title, width, height, size, title, Markup("").join(parts)
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dogbreed.hyperparameters import SearchRange
-from dogbreed.insight.charts import nice_ticks
+from dogbreed.svg import nice_ticks, share_of
 from scripts.launcher.search.space import text
 from scripts.launcher.search.trials import Trial
 
@@ -44,12 +44,10 @@ class Axis:
             return None
         if not math.isfinite(number) or (self.log and number <= 0):
             return None
-        if self.high == self.low:
-            return 0.5
         if self.log:
-            share = math.log(number / self.low) / math.log(self.high / self.low)
+            share = share_of(math.log(number), math.log(self.low), math.log(self.high))
         else:
-            share = (number - self.low) / (self.high - self.low)
+            share = share_of(number, self.low, self.high)
         return min(1.0, max(0.0, share))
 
     @property

@@ -1,7 +1,6 @@
-"""The pictures of a search's page, as SVG: numbers in, markup out, every text escaped.
+"""The pictures of a search's page, in the colours of the style sheet that the pages of insight have.
 
-Colours are left to the style sheet that the pages of insight have, through its classes. Units are those of the view
-box. Knows neither files nor who has searched.
+Knows neither files nor who has searched.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from dogbreed.svg import HEIGHT, LEFT, WIDTH, Plane, picture, share_of, shortened, text
 from scripts.launcher.search.axes import Axis
 
-_WIDTH, _HEIGHT = 480, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 34, 44
 _STEP, _DEPTH = 150, 320
 _CHARACTERS = 20
 
@@ -42,9 +40,10 @@ def history(points: Sequence[Point], axis: Axis, *, maximise: bool) -> Markup:
     """The objective of each trial, and the best until then."""
     last = max(point.number for point in points)
 
+    plane = Plane()
+
     def across(number: float) -> float:
-        share = (number - 1) / (last - 1) if last > 1 else 0.5
-        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+        return plane.across(share_of(number, 1, last))
 
     best, steps = None, []
     for point in points:
@@ -52,44 +51,44 @@ def history(points: Sequence[Point], axis: Axis, *, maximise: bool) -> Markup:
             best = point.value
         steps.append((across(point.number), _down(axis, best)))
     path = f"M{steps[0][0]} {steps[0][1]}" + "".join(f"H{x}V{y}" for x, y in steps[1:])
-    parts = _frame(axis, "trial")
     step = max(1, -(-last // 10))
-    parts += [_text(across(n), _HEIGHT - _BOTTOM + 19, str(n), "tick", "middle") for n in range(step, last + 1, step)]
+    numbers = [(share_of(number, 1, last), str(number)) for number in range(step, last + 1, step)]
+    parts = plane.frame(axis.ticks, numbers, "trial")
     parts.append(Markup('<path class="line k2" d="{}"/>').format(path))
     parts += [_dot(point, across(point.number), _down(axis, point.value), axis.name) for point in points]
     parts.append(
-        Markup('<line class="line k2" x1="{}" x2="{}" y1="12" y2="12"/>').format(_LEFT, _LEFT + 22)
-        + _text(_LEFT + 28, 16, "best until then", "key", "start")
-        + Markup('<circle class="dot k1" cx="{}" cy="12" r="4"/>').format(_LEFT + 150)
-        + _text(_LEFT + 160, 16, "a trial", "key", "start")
+        Markup('<line class="line k2" x1="{}" x2="{}" y1="12" y2="12"/>').format(LEFT, LEFT + 22)
+        + text(LEFT + 28, 16, "best until then", "key", "start")
+        + Markup('<circle class="dot k1" cx="{}" cy="12" r="4"/>').format(LEFT + 150)
+        + text(LEFT + 160, 16, "a trial", "key", "start")
     )
     if any(point.stopped for point in points):
         parts.append(
-            Markup('<circle class="dot k8" cx="{}" cy="12" r="4"/>').format(_LEFT + 230)
-            + _text(_LEFT + 240, 16, "stopped early", "key", "start")
+            Markup('<circle class="dot k8" cx="{}" cy="12" r="4"/>').format(LEFT + 230)
+            + text(LEFT + 240, 16, "stopped early", "key", "start")
         )
-    return _svg("chart", _WIDTH, _HEIGHT, f"{axis.name} of {len(points)} trials in the order of their start", parts)
+    return picture("chart", WIDTH, HEIGHT, f"{axis.name} of {len(points)} trials in the order of their start", parts)
 
 
 def slice_of(points: Sequence[Point], searched: Axis, axis: Axis) -> Markup:
     """The objective over one hyperparameter; empty when no trial has it."""
-
-    def across(share: float) -> float:
-        return round(_LEFT + 6 + share * (_WIDTH - _LEFT - _RIGHT - 12), 1)
-
+    plane = Plane(inset=6)
     placed = [(point, searched.at(point.values.get(searched.name, ""))) for point in points]
     dots = [
         _dot(
-            point, across(share), _down(axis, point.value), axis.name, f"{searched.name} {point.values[searched.name]}"
+            point,
+            plane.across(share),
+            _down(axis, point.value),
+            axis.name,
+            f"{searched.name} {point.values[searched.name]}",
         )
         for point, share in placed
         if share is not None
     ]
     if not dots:
         return Markup("")
-    parts = _frame(axis, searched.name + (", powers of ten" if searched.log else ""))
-    parts += [_text(across(share), _HEIGHT - _BOTTOM + 19, label, "tick", "middle") for share, label in searched.ticks]
-    return _svg("chart", _WIDTH, _HEIGHT, f"{axis.name} over {searched.name}", parts + dots)
+    parts = plane.frame(axis.ticks, searched.ticks, searched.name + (", powers of ten" if searched.log else ""))
+    return picture("chart", WIDTH, HEIGHT, f"{axis.name} over {searched.name}", parts + dots)
 
 
 def parallel(points: Sequence[Point], searched: Sequence[Axis], axis: Axis, *, maximise: bool) -> Markup:
@@ -109,11 +108,11 @@ def parallel(points: Sequence[Point], searched: Sequence[Axis], axis: Axis, *, m
     for number, column in enumerate(columns):
         x = left + number * _STEP
         parts.append(Markup('<path class="grid" d="M{} {}V{}"/>').format(x, top, depth))
-        labels.append(_text(x, 20, _shortened(column.name), "key", "middle"))
+        labels.append(text(x, 20, shortened(column.name, _CHARACTERS), "key", "middle"))
         for share, label in column.ticks:
             y = place(number, share)[1]
             parts.append(Markup('<path class="grid" d="M{} {}h8"/>').format(x - 4, y))
-            labels.append(_text(x - 8, y + 4, _shortened(label), "tick", "end"))
+            labels.append(text(x - 8, y + 4, shortened(label, _CHARACTERS), "tick", "end"))
     ranked = sorted(points, key=lambda point: point.value, reverse=not maximise)
     for rank, point in enumerate(ranked):
         shares = [column.at(point.values.get(column.name, "")) for column in searched] + [axis.at(f"{point.value!r}")]
@@ -130,7 +129,7 @@ def parallel(points: Sequence[Point], searched: Sequence[Axis], axis: Axis, *, m
         )
     said = f"the values of {len(points)} trials, the best {points[ranked_best(points, maximise=maximise)].name}"
     # The numbers lie on the lines, which the page's style keeps off them.
-    return _svg("parallel", width, _DEPTH, said, parts + labels, fixed=True)
+    return picture("parallel", width, _DEPTH, said, parts + labels, fixed=True)
 
 
 def ranked_best(points: Sequence[Point], *, maximise: bool) -> int:
@@ -139,41 +138,12 @@ def ranked_best(points: Sequence[Point], *, maximise: bool) -> int:
     return values.index(max(values) if maximise else min(values))
 
 
-def _frame(axis: Axis, below: str) -> list[Markup]:
-    parts = []
-    for share, label in axis.ticks:
-        y = round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
-        parts.append(
-            Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(_LEFT, _WIDTH - _RIGHT, y, y)
-            + _text(_LEFT - 8, y + 4, label, "tick", "end")
-        )
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 5, below, "axis", "middle"))
-    return parts
-
-
 def _down(axis: Axis, value: float) -> float:
-    return round(_HEIGHT - _BOTTOM - (axis.at(f"{value!r}") or 0.0) * (_HEIGHT - _TOP - _BOTTOM), 1)
+    return Plane().down(axis.at(f"{value!r}") or 0.0)
 
 
 def _dot(point: Point, x: float, y: float, metric: str, more: str = "") -> Markup:
     said = f"{point.name}: {metric} {point.value:.6g}" + (f", {more}" if more else "")
     return Markup('<circle class="dot {}" cx="{}" cy="{}" r="4"><title>{}</title></circle>').format(
         "k8" if point.stopped else "k1", x, y, said
-    )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"
-
-
-def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:
-    return Markup('<text class="{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-        kind, round(x, 1), round(y, 1), anchor, text
-    )
-
-
-def _svg(kind: str, width: int, height: int, title: str, parts: Sequence[Markup], *, fixed: bool = False) -> Markup:
-    size = Markup(' width="{}" height="{}"').format(width, height) if fixed else Markup("")
-    return Markup('<svg class="{}" role="img" aria-label="{}" viewBox="0 0 {} {}"{}><title>{}</title>{}</svg>').format(
-        kind, title, width, height, size, title, Markup("").join(parts)
     )

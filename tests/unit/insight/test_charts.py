@@ -3,34 +3,11 @@ import re
 
 import pytest
 
-from dogbreed.insight.charts import Line, heat_map, line_chart, nice_ticks
+from dogbreed.insight.charts import Line, heat_map, line_chart
 
 
 def show(value):
     return f"{value:g}"
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 3.2, [0, 1, 2, 3, 4]),
-        (0.31, 0.93, [0.2, 0.4, 0.6, 0.8, 1.0]),
-        (0, 0.001, [0, 0.0002, 0.0004, 0.0006, 0.0008, 0.001]),
-        (5, 5, [4.4, 4.6, 4.8, 5.0, 5.2, 5.4, 5.6]),
-        (0, 0, [0, 0.02, 0.04, 0.06, 0.08, 0.1]),
-        (-2, 2, [-2, -1, 0, 1, 2]),
-    ],
-)
-def test_ticks_are_round_and_enclose_the_data(low, high, ticks):
-    found = nice_ticks(low, high)
-    assert found[0] <= low
-    assert found[-1] >= high
-    assert found == pytest.approx(ticks)
-
-
-@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (0.999, 1.0), (0.2, 0.97)])
-def test_ticks_end_where_they_must(low, high):
-    assert nice_ticks(low, high, at_most=1.0)[-1] == 1.0
 
 
 def test_a_line_goes_from_the_first_point_to_the_last_with_up_being_more():
