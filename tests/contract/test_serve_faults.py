@@ -61,7 +61,7 @@ def starting(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Starts a server on one CPU, so that one request computes at a time, and waits until it is ready."""
     begun: list[Server] = []
 
-    def begin(**variables: str) -> Server:
+    def begin(*, descriptors: int | None = None, **variables: str) -> Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -74,7 +74,8 @@ def starting(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             **variables,
         }
         log_file = tmp_path / "server.log"
-        command = ["taskset", "--cpu-list", str(core()), sys.executable, "-c", SERVER]
+        limit = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}"]
+        command = [*limit, "taskset", "--cpu-list", str(core()), sys.executable, "-c", SERVER]
         with log_file.open("wb") as log:
             process = subprocess.Popen([*command, str(tmp_path)], env=environ, stdout=log, stderr=subprocess.STDOUT)
         begun.append(Server(process, port, log_file))
@@ -355,3 +356,19 @@ def test_clients_that_keep_ended_connections_open_do_not_hold_up_ping(starting: 
             client.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
         assert server.send("GET", "/ping").elapsed_s < 2  # gunicorn would wait two seconds for each of the five
+
+
+def test_more_connections_than_a_worker_may_have_do_not_keep_ping_out(starting: Callable[..., Server]) -> None:
+    server = starting(descriptors=200)
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S))
+            for _ in range(300)
+        ]
+        answers = [server.send("GET", "/ping") for _ in range(3)]
+        assert [answer.status for answer in answers] == [200] * 3
+        assert max(answer.elapsed_s for answer in answers) < 2  # gunicorn would accept nobody for 75 seconds
+        silent[-1].sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert silent[-1].recv(1000).startswith(b"HTTP/1.1 200 "), "those that came last are still there"
+    assert workers(server) == workers(server)[:1], "no worker had to be started again"
+    assert "Traceback" not in server.log

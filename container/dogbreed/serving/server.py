@@ -19,6 +19,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import shutil
 import socket
 import struct
@@ -74,6 +75,9 @@ _GATHERED = 32
 _COMPUTING_S = 5.0
 # Longer than the minute that load balancers keep an idle connection, so that it is they who close it.
 _KEEP_ALIVE_S = 75
+# Of a worker, as long as it may have so many descriptors beside those of its libraries and files.
+_CONNECTIONS = 1000
+_OTHER_DESCRIPTORS = 128
 # Importing torch from a cold disk holds the interpreter, and gunicorn must not take that for a hang.
 _MIN_HEARTBEAT_S = 120
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the usual place for gunicorn's heartbeat file, which is unlinked at once
@@ -277,6 +281,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "workers": self._workers,
             "worker_class": Worker,
             "threads": self._threads + STAYING_THREADS,
+            "worker_connections": _most_connections(self._threads + STAYING_THREADS),
             "timeout": max(environment.request_timeout_s, _MIN_HEARTBEAT_S),
             "graceful_timeout": _STOP_GRACE_S,
             "keepalive": _KEEP_ALIVE_S,
@@ -372,6 +377,14 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Called by gunicorn at the end, in the first process only."""
         if self._metrics_folder is not None:
             shutil.rmtree(self._metrics_folder, ignore_errors=True)
+
+
+def _most_connections(threads: int) -> int:
+    """How many connections a worker may have; takes all descriptors that this process may have (getrlimit(2))."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    wanted = max(_CONNECTIONS, 2 * threads)
+    return wanted if most == resource.RLIM_INFINITY else max(1, min(wanted, most - _OTHER_DESCRIPTORS))
 
 
 class _PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no types

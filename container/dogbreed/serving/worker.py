@@ -9,7 +9,8 @@ nothing, costs a buffer. gunicorn alone would give each of them a thread, and a 
 everybody else. Where the app is full, a request gets no thread at all: it is refused by its head, and its body thrown
 away as it comes. In a thread that is several times the work, which those lack who are served. A client that keeps a
 connection open which has been ended is waited for beside all others, where gunicorn's loop would stop for up to two
-seconds.
+seconds. Where there are as many connections as may be, the one that has been idle longest makes room for the next;
+gunicorn would accept none, `/ping` included, until one of them had timed out.
 
 A thread that has answered stays with the connection for a second, as long as not too many do: through gunicorn's loop
 the client's next request would cost three changes of threads, two of them before it is begun. Where too many stay, it
@@ -19,6 +20,7 @@ waits a moment: most often the next request is on its way. Knows gunicorn's work
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import select
@@ -28,6 +30,7 @@ import threading
 import time
 from concurrent.futures import Future
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from gunicorn.http import get_parser
@@ -54,6 +57,9 @@ _MAX_HEAD_BYTES = 64 * 1024
 _BODY_PATIENCE_S = 20.0
 _LINGER_S = 2.0
 _DISCARD_BYTES = 1024 * 1024
+# How many of the connections that were idle longest are looked at for one on which nothing has come just now.
+_LOOKED_AT = 64
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -94,8 +100,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Called by gunicorn's loop when a connection waits, again and again until somebody has taken it."""
         if self._leaves_to_others():
             time.sleep(_PAUSE_S)  # the other one is waking up
-        else:
+            return
+        try:
             super().accept(listener)
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTOR:
+                raise
+            self._make_room()
+            time.sleep(_PAUSE_S)
 
     def _leaves_to_others(self) -> bool:
         if self.cfg.workers == 1 or not self.app.board.other_is_ready(self.age, connections_below=self.nr_conns):
@@ -306,6 +318,20 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             conn.parser.unreader.unread(held + arrived)
         return False
 
+    def _make_room(self) -> None:
+        """Ends the connection that has been idle longest, on which nothing has come.
+
+        First of those that have been answered; then of those that have not said a whole request since they opened, or
+        still send what is thrown away.
+        """
+        for waiting in (self.keepalived_conns, self.pending_conns):
+            for conn in islice(waiting, _LOOKED_AT):
+                if not _has_news(conn):
+                    waiting.remove(conn)
+                    self.poller.unregister(conn.sock)
+                    self._end(conn, b"")
+                    return
+
     def set_accept_enabled(self, enabled: bool) -> None:
         """Called by gunicorn's loop at least once a second while it does not accept but might."""
         super().set_accept_enabled(enabled and self._is_of_use())
@@ -315,6 +341,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         super().notify()
         if self.alive and self._accepting and not self._is_of_use():
             super().set_accept_enabled(False)
+        if self.alive and self.nr_conns >= self.worker_connections:
+            self._make_room()
 
     def _is_of_use(self) -> bool:
         ready = self.app.is_ready()
@@ -325,6 +353,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 def _held(conn: Any) -> bytes:  # noqa: ANN401  gunicorn has no types
     """What of the next request is in the parser's buffer."""
     return b"" if conn.parser is None else bytes(conn.parser.unreader.buf.getvalue())
+
+
+def _has_news(conn: Any) -> bool:  # noqa: ANN401  gunicorn has no types
+    """Whether something has come on a connection, its end included, that the loop has not seen yet."""
+    try:
+        conn.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
+    return True
 
 
 def _peek(conn: Any) -> PlainPost | None:  # noqa: ANN401  gunicorn has no types

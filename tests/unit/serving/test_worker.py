@@ -238,6 +238,68 @@ def test_the_only_worker_takes_all(loop, waiting):
 
 
 @pytest.fixture
+def crowd(loop):
+    """As many connections as may be, the first of them idle longest; what their clients hold, in the same order."""
+    loop.worker.worker_connections = 3
+    pairs = [(loop.client, loop.conn)]
+    for _ in range(2):
+        client, server = socket.socketpair()
+        client.settimeout(5)
+        pairs.append((client, TConn(loop.worker.cfg, server, ("127.0.0.1", 1), ("127.0.0.1", 2))))
+    for _, conn in pairs:
+        loop.worker.enqueue_req(conn)
+    loop.worker.nr_conns = len(pairs)
+    yield [client for client, _ in pairs]
+    for client, conn in pairs[1:]:
+        client.close()
+        conn.sock.close()
+
+
+def is_open(client):
+    client.setblocking(False)
+    try:
+        return client.recv(1) != b""
+    except BlockingIOError:
+        return True
+
+
+def test_where_no_more_may_be_the_connection_that_is_idle_longest_makes_room(loop, crowd):
+    loop.worker.notify()
+    assert [is_open(client) for client in crowd] == [False, True, True]
+    loop.worker.notify()
+    assert loop.worker.nr_conns == 2, "one place is enough"
+    loop.go()
+    assert loop.given == []
+
+
+def test_a_connection_that_was_answered_makes_room_first(loop, crowd):
+    conn = loop.worker.pending_conns.pop()
+    loop.worker.poller.unregister(conn.sock)
+    loop.worker._keep(conn)
+    loop.worker.notify()
+    assert [is_open(client) for client in crowd] == [True, True, False]
+
+
+def test_a_connection_whose_request_has_just_come_is_left(loop, crowd):
+    crowd[0].send(HEAD)
+    crowd[1].send(HEAD[:3])
+    loop.worker.notify()
+    assert [is_open(client) for client in crowd] == [True, True, False]
+    crowd[0].send(b"")
+    loop.go()
+    assert len(loop.given) == 1
+
+
+def test_without_a_descriptor_for_a_connection_one_is_made_free(loop, crowd, monkeypatch):
+    def refuse(self, listener):
+        raise OSError(module.errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(ThreadWorker, "accept", refuse)
+    loop.worker.accept("listener")
+    assert [is_open(client) for client in crowd] == [False, True, True]
+
+
+@pytest.fixture
 def answering(loop, monkeypatch):
     """What a thread does, with gunicorn's own handling in its place: it reads one request and keeps the connection."""
     read = []
