@@ -151,6 +151,46 @@ def test_ctrl_c_keeps_what_is_done_and_the_rest_is_tried_again(make: Any) -> Non
     assert len(set(tried(again))) == 4
 
 
+def test_a_trial_that_had_ended_when_the_search_was_killed_has_ended(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make(3, Space({"lr": SearchRange(choices=(0.03, 0.95, 0.1))}, {}), strategy="Random")
+    search = local.Search(plan, Processes(), lambda line: None)
+    for lr in ("0.95", "0.03", "0.1"):
+        search._study.enqueue_trial({"lr": lr})
+    for _ in range(2):  # all of the trial is written down but that it has ended
+        told = search._study.tell
+
+        def tell(trial: Any, *values: Any, told: Any = told, **state: Any) -> Any:
+            if "seconds" in trial.user_attrs:
+                raise KeyboardInterrupt
+            return told(trial, *values, **state)
+
+        monkeypatch.setattr(search._study, "tell", tell)
+        search.run(lambda seconds: time.sleep(0.01))
+        assert search.interrupted
+        search = local.Search(plan, Processes(), lambda line: None)
+    found = search.trials()
+    assert len(found) == 2
+    search.run(lambda seconds: time.sleep(0.01))
+    assert search.trials()[:2] == found
+    assert {one.hyperparameters["lr"]: one.status for one in search.trials()} == {
+        "0.95": "Failed",
+        "0.03": "Completed",
+        "0.1": "Completed",
+    }
+    best = search.best()
+    assert best is not None
+    assert [one.name for one in search.trials() if (plan.folder / one.name / "model").exists()] == [best.trial]
+
+
+def test_a_trial_whose_objective_is_no_number_is_a_failed_row(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN.replace('": best}', '": best if lr < 0.5 else float("nan")}'))
+    search, said = run(make(2, Space({"lr": SearchRange(choices=(0.03, 0.8))}, {})))
+    assert sorted(one.status for one in search.trials()) == ["Completed", "Failed"]
+    assert any("failed: its validation_accuracy is no finite number (lr=0.8)" in line for line in said)
+
+
 def test_a_space_of_choices_is_tried_once_and_not_again(make: Any) -> None:
     choices = {"lr": SearchRange(choices=(0.01, 0.03)), "batch-size": SearchRange(choices=(16, 32, 64))}
     search, _ = run(make(20, Space(choices, {})))

@@ -8,8 +8,9 @@ tried again, one that had is not. Everything happens in one thread.
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ _PLAN = "plan"
 _REASON = "reason"
 _VALUE = "value"
 _IMAGES = "images"
+_STATE = "state"
 # Only a trial that has ended has it: one that was interrupted or repeats another does not count.
 _SECONDS = "seconds"
 
@@ -115,6 +117,7 @@ class Search:
         self._optuna = _library()
         self.plan.folder.mkdir(parents=True, exist_ok=True)
         self._study = self._open()
+        self._forget_models(self._folder(one.number).name for one in self._finished())
         self._job = self.plan.job
         if not self.plan.objective.metric.startswith("test_"):
             self._job = replace(self._job, data=without_test(self._job.data, self.plan.folder / "data"))
@@ -214,10 +217,16 @@ class Search:
 
     def _resume(self, study: optuna.Study) -> None:
         """Queues what had not ended; the first time, the defaults, or the whole grid."""
+        states = self._optuna.trial.TrialState
         trials = study.get_trials(deepcopy=False)
         for one in trials:
-            if one.state == self._optuna.trial.TrialState.RUNNING:
-                study.tell(one.number, state=self._optuna.trial.TrialState.FAIL)
+            if one.state != states.RUNNING:
+                continue
+            if _SECONDS in one.user_attrs:  # it had ended, and the search before the study was told
+                state = states[one.user_attrs[_STATE]]
+                study.tell(one.number, one.user_attrs[_VALUE] if state == states.COMPLETE else None, state=state)
+            else:
+                study.tell(one.number, state=states.FAIL)
                 study.enqueue_trial(one.params)
         if not trials:
             for params in self._first():
@@ -319,22 +328,32 @@ class Search:
         """Tells the study how a trial has ended, and forgets its model unless it is the best."""
         states = self._optuna.trial.TrialState
         trial, process = running.trial, running.process
-        value = process.metrics().get(self.plan.objective.metric)
+        metric = self.plan.objective.metric
+        value = process.metrics().get(metric)
         before = self.best()
-        if value is not None:
-            trial.set_user_attr(_VALUE, value)
-            trial.set_user_attr(_IMAGES, process.images(self.plan.objective.metric))
         state = states.PRUNED if running.stopped else states.COMPLETE
         if value is None or (process.code and not running.stopped):
             state = states.FAIL
             trial.set_user_attr(_REASON, process.reason())
+        elif not math.isfinite(value):
+            state, value = states.FAIL, None
+            trial.set_user_attr(_REASON, f"its {metric} is no finite number")
+        if value is not None:
+            trial.set_user_attr(_VALUE, value)
+            trial.set_user_attr(_IMAGES, process.images(metric))
+        trial.set_user_attr(_STATE, state.name)
+        # The last: with it the trial counts as one that has ended.
         trial.set_user_attr(_SECONDS, process.seconds)
         self._study.tell(trial, value if state == states.COMPLETE else None, state=state)
         kept = self._trial(self._study.get_trials(deepcopy=False)[trial.number])
-        best = self.best()
-        for other in {kept.name, *([before.trial] if before else [])} - {best.trial if best else ""}:
-            forget_model(self.plan.folder / other)
+        self._forget_models({kept.name, *([before.trial] if before else [])})
         self.say(_line(kept, self.plan.objective))
+
+    def _forget_models(self, of: Iterable[str]) -> None:
+        """Removes the bundles of these trials, but for the best one's."""
+        best = self.best()
+        for name in set(of) - {best.trial if best else ""}:
+            forget_model(self.plan.folder / name)
 
     def _stop(self) -> None:
         """Ends what runs; the study has it as running, and the next run tries it again."""
