@@ -63,8 +63,10 @@ _LOGGER = logging.getLogger(__name__)
 _STOP_GRACE_S = SERVING_STOP_GRACE_S - 5
 """For the requests in hand after SIGTERM; the rest of the platform's time is for leaving."""
 
-# A client that stops sending in the middle of a request gives its thread back after this.
+# A client that stops sending in the middle of a request, or reading in that of an answer, gives its thread back then.
 _STALLED_CLIENT_S = 20
+# What a connection holds of answers that its client has not read; Linux gives at most `net.core.wmem_max`.
+_ANSWERS_BYTES = 512 * 1024
 # Threads beyond the requests that run or wait: for /ping, for bodies on their way in and for refusals.
 _SPARE_THREADS = 16
 # Of these, what is left for /ping and for refusals when slow clients hold all others.
@@ -174,6 +176,7 @@ def load_predictor(
         observer=metrics,
         max_pixels=max_pixels,
         lanes=(1 if chosen.engine.name == "cuda" else streams) + chosen.engine.ahead,
+        helpers=streams - 1,
         network=partial(_load_again, folder, written) if heat_maps else None,
     )
 
@@ -395,6 +398,13 @@ class _PlainLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         self.error_log.handlers.clear()
         self.error_log.propagate = True
 
+    def exception(self, msg: str, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        """Called by gunicorn for errors; that a client has stalled (`_limit_stalls`) is none of the server's."""
+        if isinstance(sys.exc_info()[1], BlockingIOError):
+            self.debug("Ignored a client that stalled")
+        else:
+            super().exception(msg, *arguments, **settings)
+
 
 def _show_gpu(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
     """Called by gunicorn in a worker, before CUDA wakes in it."""
@@ -404,12 +414,15 @@ def _show_gpu(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has
 
 
 def _limit_stalls(arbiter: Any) -> None:  # noqa: ANN401  gunicorn has no types
-    """Gives the listening sockets a receive timeout, which every connection inherits (socket(7), SO_RCVTIMEO).
+    """Gives the listening sockets time limits, which every connection inherits (socket(7)), and room for answers.
 
-    gunicorn's threads read without one: a few clients that stop sending would hold every thread, and /ping with them.
+    gunicorn's threads read and write without one: a few clients that stop sending, or reading, would hold every thread,
+    and /ping with them. With room for an answer no thread waits for whoever reads slowly.
     """
     for listener in arbiter.LISTENERS:
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _STALLED_CLIENT_S, 0))
+        for limit in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listener.sock.setsockopt(socket.SOL_SOCKET, limit, struct.pack("ll", _STALLED_CLIENT_S, 0))
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ANSWERS_BYTES)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,39 @@ def test_scores_are_the_log_softmax_of_the_networks_logits(served):
     assert math.fsum(math.exp(value) for value in scores.log_probabilities[0]) == pytest.approx(1, abs=1e-6)
 
 
+class Counting(PlainEngine):
+    """Takes up to four images at once, and notes how many came and in how many threads."""
+
+    batch = 4
+
+    def __init__(self, bundle):
+        super().__init__(bundle.build(), bundle.preprocessing)
+        self.sizes, self.threads = [], set()
+
+    def score(self, images_NCHW):
+        self.sizes.append(len(images_NCHW))
+        self.threads.add(threading.get_ident())
+        return super().score(images_NCHW)
+
+
+@pytest.mark.parametrize(("count", "most"), [(2, 1), (5, 3), (11, 4)])
+def test_helpers_share_the_images_of_a_request(served, count, most):
+    bundle = make_bundle()
+    engine = Counting(bundle)
+    shared = Predictor(bundle, engine, lanes=2, helpers=1)
+    photos = [photo(seed) for seed in range(count)]
+    alone = served.predict(photos).log_probabilities
+    for row, expected in zip(shared.predict(photos).log_probabilities, alone, strict=True):
+        assert row == pytest.approx(expected, abs=1e-5)
+    assert (sum(engine.sizes), max(engine.sizes)) == (count, most)
+
+
+def test_of_shared_images_the_first_bad_one_is_named(served):
+    photos = [photo(1), b"no image", photo(2), b"nor this", photo(3)]
+    with pytest.raises(UnreadableImageError, match=r"^image 1 "):
+        served_by(helpers=3).predict(photos)
+
+
 def test_probabilities_are_those_of_the_bundles_temperature(served):
     warm = make_served(calibration=Calibration(2.5, 100, 1.0, 0.9, 0.2, 0.1))
     (plain,), (scores,) = served.predict([photo(1)]).log_probabilities, warm.predict([photo(1)]).log_probabilities
