@@ -27,7 +27,13 @@ from flask import Flask, Request, Response, request
 from werkzeug.exceptions import HTTPException, NotFound
 
 from dogbreed import logs
-from dogbreed.errors import ModelNotFoundError, NotReadyError, PayloadTooLargeError, RequestError
+from dogbreed.errors import (
+    ModelNotFoundError,
+    NotReadyError,
+    PayloadTooLargeError,
+    RequestError,
+    SlowClientError,
+)
 from dogbreed.serving import answers, card, connection, emf, multimodel, openapi, payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.bodies import Bodies
@@ -39,6 +45,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _LOGGER = logging.getLogger(__name__)
+
+_INTERNAL_ERROR = "internal_error"
 
 _STATIC = Path(__file__).parent / "static"
 _PAGE = _STATIC / "index.html"
@@ -215,6 +223,17 @@ class App(Flask):
         body = payload.write_error(error.code, str(error))
         sized = [("Content-Type", payload.JSON), ("Content-Length", str(len(body)))]
         return Refusal(_status_line(error.status), [*sized, *_headers_of(error), *names], body)
+
+    def refuse(self, status: int, message: str) -> Refusal:
+        """An answer to what is no request, in the form of all other errors.
+
+        Args:
+            status: of HTTP.
+            message: for people.
+        """
+        named = {SlowClientError.status: SlowClientError.code, 500: _INTERNAL_ERROR}
+        body = payload.write_error(named.get(status) or HTTPStatus(status).phrase.lower().replace(" ", "_"), message)
+        return Refusal(_status_line(status), [("Content-Type", payload.JSON), ("Content-Length", str(len(body)))], body)
 
     def answers_in_one_piece(self, path: str, headers: Mapping[str, str]) -> bool:
         """Whether the answer to a POST is of known length: lines are answered as they are computed.
@@ -437,7 +456,7 @@ def _stream(lines: Iterator[bytes], media_type: str, identifier: str) -> Respons
             _LOGGER.error(
                 "a request failed, id=%s", identifier, exc_info=error, extra=logs.fields(request_id=identifier)
             )
-            yield payload.write_error("internal_error", _apology(identifier))
+            yield payload.write_error(_INTERNAL_ERROR, _apology(identifier))
 
     return Response(rest(), mimetype=media_type)
 
@@ -473,7 +492,7 @@ def _refuse_http(error: HTTPException, environ: WSGIEnvironment, max_payload_byt
 def _fail(error: Exception, environ: WSGIEnvironment) -> Response:
     identifier = environ[_CALL].id
     _log_fault(error, identifier)
-    return Response(payload.write_error("internal_error", _apology(identifier)), status=500, mimetype=payload.JSON)
+    return Response(payload.write_error(_INTERNAL_ERROR, _apology(identifier)), status=500, mimetype=payload.JSON)
 
 
 def _log_fault(error: Exception, identifier: str) -> None:

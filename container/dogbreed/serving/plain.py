@@ -58,6 +58,7 @@ class PlainPost:
 
 def is_whole(head: bytes) -> bool:
     """Whether these first bytes of a request are a whole head, or one that will be refused."""
+    head = head.removeprefix(b"\r\n")  # an empty line before a request is none of its own (RFC 9112, 2.2)
     first_line, ended, _ = head.partition(b"\r\n")
     if not ended:
         return len(head) >= READ_BYTES

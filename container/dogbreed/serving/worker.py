@@ -9,8 +9,9 @@ nothing, costs a buffer. gunicorn alone would give each of them a thread, and a 
 everybody else. Where the app is full, a request gets no thread at all: it is refused by its head, and its body thrown
 away as it comes. In a thread that is several times the work, which those lack who are served. A client that keeps a
 connection open which has been ended is waited for beside all others, where gunicorn's loop would stop for up to two
-seconds. Where there are as many connections as may be, the one that has been idle longest makes room for the next;
-gunicorn would accept none, `/ping` included, until one of them had timed out.
+seconds. What is left of a body that nobody wants is thrown away there too, and a client that does not read its answers
+gets no thread for the next one. Where there are as many connections as may be, the one that has been idle longest makes
+room for the next; gunicorn would accept none, `/ping` included, until one of them had timed out.
 
 A thread that has answered stays with the connection for a second, as long as not too many do: through gunicorn's loop
 the client's next request would cost three changes of threads, two of them before it is begun. Where too many stay, it
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import math
 import os
 import select
@@ -29,11 +31,22 @@ import socket
 import threading
 import time
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from gunicorn.http import get_parser
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.workers.gthread import ThreadWorker
 
 from dogbreed.serving import plain
@@ -60,8 +73,24 @@ _DISCARD_BYTES = 1024 * 1024
 # How many of the connections that were idle longest are looked at for one on which nothing has come just now.
 _LOOKED_AT = 64
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
-_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+# A client takes its answers off the connection within so long, or gets no further one.
+_ANSWER_PATIENCE_S = 20.0
+# Connections that are taken in one pass of the loop, which answers much else in each.
+_ACCEPTED_AT_ONCE = 64
+_REFUSED: dict[type[BaseException], int] = {
+    LimitRequestLine: 414,
+    ExpectationFailed: 417,
+    LimitRequestHeaders: 431,
+    UnsupportedTransferCoding: 501,
+}
+"""What gunicorn's parser refuses, but for 400."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """A connection goes on behind so many bytes of a body that the app has not read."""
+
+    count: int
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -97,17 +126,21 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         super().init_process()
 
     def accept(self, listener: Any) -> None:  # noqa: ANN401  gunicorn has no types
-        """Called by gunicorn's loop when a connection waits, again and again until somebody has taken it."""
-        if self._leaves_to_others():
-            time.sleep(_PAUSE_S)  # the other one is waking up
-            return
-        try:
-            super().accept(listener)
-        except OSError as error:
-            if error.errno not in _NO_DESCRIPTOR:
-                raise
-            self._make_room()
-            time.sleep(_PAUSE_S)
+        """Called by gunicorn's loop when connections wait, again and again until somebody has taken them."""
+        for _ in range(_ACCEPTED_AT_ONCE):
+            if self._leaves_to_others():
+                time.sleep(_PAUSE_S)  # the other one is waking up
+                return
+            before = self.nr_conns
+            try:
+                super().accept(listener)
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTOR:
+                    raise
+                self._make_room()
+                time.sleep(_PAUSE_S)
+            if self.nr_conns <= before or self.nr_conns >= self.worker_connections:
+                return
 
     def _leaves_to_others(self) -> bool:
         if self.cfg.workers == 1 or not self.app.board.other_is_ready(self.age, connections_below=self.nr_conns):
@@ -122,6 +155,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Called by gunicorn's loop for a connection, new or kept alive, on which there may be a request."""
         if self._has_head(conn):
             self._begun.pop(conn, None)
+            if not _is_writable(conn):
+                self._wait(conn, selectors.EVENT_WRITE, time.monotonic() + _ANSWER_PATIENCE_S)
+                return
             if self.wsgi.is_full(self._unserved) and self._turn_away(conn):
                 return
             conn.data_ready = True  # a thread need not wait for it
@@ -131,15 +167,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             return
         held, now = len(_held(conn)), time.monotonic()
         if held > _MAX_HEAD_BYTES:
-            self._end(conn, _TOO_LARGE)
+            self._end(conn, self._refusal(431, f"the request's head has more than {_MAX_HEAD_BYTES} bytes"))
             return
-        if held:
-            conn.timeout = self._begun.setdefault(conn, now) + _HEAD_PATIENCE_S
-        else:
-            conn.timeout = now + self.cfg.keepalive
+        patience_end = self._begun.setdefault(conn, now) + _HEAD_PATIENCE_S if held else now + self.cfg.keepalive
+        self._wait(conn, selectors.EVENT_READ, patience_end)
+
+    def _wait(self, conn: Any, event: int, until: float) -> None:  # noqa: ANN401  gunicorn has no types
+        """Leaves a connection to the loop until it can be read from, or written to, or its time is over."""
+        conn.timeout = until
         conn.sock.setblocking(False)
         self.pending_conns.append(conn)
-        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+        self.poller.register(conn.sock, event, partial(self.on_pending_socket_readable, conn))
 
     def handle(self, conn: Any) -> Any:  # noqa: ANN401  gunicorn has no types
         """Called by gunicorn in a thread, for a request whose head is there; goes on with the client's next ones."""
@@ -174,13 +212,47 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Whether a connection may go on after an answer, as gunicorn decides it."""
         return bool(self.alive and len(self.keepalived_conns) < self.max_keepalived)
 
+    def _keepalive_after(self, conn: Any, keepalive: bool) -> Any:  # noqa: ANN401  gunicorn has no types
+        """Called by gunicorn in a thread after an answer: whether, and where, the connection goes on.
+
+        gunicorn would read what the app has left of the body here, and wait for it for up to five seconds.
+        """
+        body = conn.parser.mesg.body
+        if not keepalive or body.failed:
+            return False
+        if isinstance(body.reader, ChunkedReader):  # how much is left nobody knows
+            return body.reader.parser is None
+        left, body.reader.length, body.buf = body.reader.length, 0, io.BytesIO()
+        arrived = conn.parser.unreader.take_buffered()
+        conn.parser.unreader.unread(arrived[left:])
+        return _Unread(left - len(arrived)) if left > len(arrived) else True
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ANN401
+        """Called by gunicorn in a thread for a request that its parser refuses, or in which something went wrong.
+
+        gunicorn would answer with a page for people.
+        """
+        ours = isinstance(exc, InvalidResponseHeader | InvalidResponseHeaderName) or not isinstance(exc, ParseException)
+        if ours:
+            self.log.error("Error handling request %s", getattr(req, "uri", "(not read)"), exc_info=exc)
+            answer = self._refusal(500, "something went wrong here; the server's log tells more")
+        else:
+            self.log.warning("Invalid request from ip=%s: %s", addr[0] if addr else "", exc)
+            answer = self._refusal(_REFUSED.get(type(exc), 400), f"the request cannot be read: {exc}")
+        with contextlib.suppress(OSError):
+            client.send(answer)
+
+    def _refusal(self, status: int, message: str) -> bytes:
+        return plain.frame(*self.wsgi.refuse(status, message), keeps=False)
+
     def _next_is_near(self, conn: Any) -> bool:  # noqa: ANN401  gunicorn has no types
         """Whether the head of the connection's next request comes while the thread may wait for it."""
         if not self.alive or self._unserved or self.wsgi.is_full():
             return False
         # The loop refuses without a thread what comes when the app is full. What is there of a head that is not whole
         # is in the parser's buffer, and the loop goes on with it.
-        return (bool(_held(conn)) or self._waits_for(conn)) and not self.wsgi.is_full() and self._has_head(conn)
+        comes = bool(_held(conn)) or self._waits_for(conn)
+        return comes and not self.wsgi.is_full() and self._has_head(conn) and _is_writable(conn)
 
     def _waits_for(self, conn: Any) -> bool:  # noqa: ANN401  gunicorn has no types
         """Waits until something comes on a connection: for long where not too many threads do, or else for a moment."""
@@ -224,10 +296,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def finish_request(self, conn: Any, done: Any) -> None:  # noqa: ANN401  gunicorn has no types
         """Called by gunicorn's loop when a thread has done with a connection."""
-        if done.cancelled() or done.exception() is not None or done.result():
-            super().finish_request(conn, done)
-        else:
+        keeps = None if done.cancelled() or done.exception() is not None else done.result()
+        if isinstance(keeps, _Unread):
+            conn.sock.setblocking(False)
+            conn.timeout = time.monotonic() + _BODY_PATIENCE_S
+            self._throw_away(conn, keeps.count)
+        elif keeps is False:
             self._linger(conn)
+        else:
+            super().finish_request(conn, done)
 
     def _linger(self, conn: Any) -> None:  # noqa: ANN401  gunicorn has no types
         """Ends a connection when its client has, or after a while: ended at once, the answer may be lost on its way."""
@@ -278,7 +355,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         for conn in [conn for conn in self.pending_conns if conn.timeout <= now]:
             self.pending_conns.remove(conn)
             self.poller.unregister(conn.sock)
-            self._end(conn, _TOO_SLOW if _held(conn) else b"")
+            late = f"the request's head did not come within {_HEAD_PATIENCE_S:g} s"
+            self._end(conn, self._refusal(408, late) if conn in self._begun else b"")
 
     def _end(self, conn: Any, answer: bytes) -> None:  # noqa: ANN401  gunicorn has no types
         """Closes a connection that no thread has, and says why if the client still listens."""
@@ -353,6 +431,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 def _held(conn: Any) -> bytes:  # noqa: ANN401  gunicorn has no types
     """What of the next request is in the parser's buffer."""
     return b"" if conn.parser is None else bytes(conn.parser.unreader.buf.getvalue())
+
+
+def _is_writable(conn: Any) -> bool:  # noqa: ANN401  gunicorn has no types
+    """Whether there is room for an answer: a client that does not read leaves none, and a thread would wait for it."""
+    waiting = select.poll()
+    waiting.register(conn.sock, select.POLLOUT)
+    return bool(waiting.poll(0))
 
 
 def _has_news(conn: Any) -> bool:  # noqa: ANN401  gunicorn has no types

@@ -71,6 +71,9 @@ class App:
         self.turned_away.append(headers)
         return "503 BUSY", [("Content-Length", "4")], b"full"
 
+    def refuse(self, status, message):
+        return f"{status} REFUSED", [("Content-Length", str(len(message)))], message.encode()
+
     def answers_in_one_piece(self, path, headers):
         return path == "/invocations"
 
@@ -143,6 +146,17 @@ def test_what_is_no_head_is_for_gunicorn_to_refuse_at_once(loop, start):
     loop.worker.enqueue_req(loop.conn)
     loop.go()
     assert loop.given == [loop.conn]
+
+
+@pytest.mark.parametrize("start", [b"\r", b"\r\n", b"\r\nGET /x HTTP/1.1\r\nA:"])
+def test_an_empty_line_before_a_request_makes_no_head_whole(loop, start):
+    loop.client.send(start)
+    loop.worker.enqueue_req(loop.conn)
+    loop.go()
+    assert loop.given == []
+    loop.go(21)
+    assert loop.worker.nr_conns == 0
+    assert b"did not come within 20 s" in loop.client.recv(1000)
 
 
 def test_a_client_that_goes_is_gunicorns_to_close(loop):
@@ -237,6 +251,25 @@ def test_the_only_worker_takes_all(loop, waiting):
     assert waiting == ["first"]
 
 
+def test_all_connections_that_wait_are_taken_in_one_pass(loop, waiting, monkeypatch):
+    """One in each pass would wait for all that the loop does in a pass, and those behind it for as many passes."""
+    loop.worker.cfg.set("workers", 1)
+    loop.worker.worker_connections = 1000
+    coming = 5
+
+    def accept(self, listener):
+        if len(waiting) < coming:  # then nobody waits any more
+            waiting.append(listener)
+            self.nr_conns += 1
+
+    monkeypatch.setattr(ThreadWorker, "accept", accept)
+    loop.worker.accept("listener")
+    assert len(waiting) == coming
+    coming = 1000
+    loop.worker.accept("listener")
+    assert len(waiting) == 5 + 64, "the loop has other things to do"
+
+
 @pytest.fixture
 def crowd(loop):
     """As many connections as may be, the first of them idle longest; what their clients hold, in the same order."""
@@ -297,6 +330,106 @@ def test_without_a_descriptor_for_a_connection_one_is_made_free(loop, crowd, mon
     monkeypatch.setattr(ThreadWorker, "accept", refuse)
     loop.worker.accept("listener")
     assert [is_open(client) for client in crowd] == [False, True, True]
+
+
+def fill(sock):
+    """Until nothing more goes into a connection."""
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while sock.send(b"x" * 65536):
+            pass
+
+
+def test_a_client_that_does_not_read_its_answers_gets_no_thread(loop):
+    fill(loop.conn.sock)
+    loop.client.send(HEAD)
+    loop.worker.enqueue_req(loop.conn)
+    loop.go()
+    assert loop.given == []
+    while loop.client.recv(1_000_000):  # now it reads
+        loop.go()
+        if loop.given:
+            break
+    assert loop.given == [loop.conn]
+    assert not loop.worker.pending_conns
+
+
+def test_a_client_that_never_reads_its_answers_is_ended(loop):
+    fill(loop.conn.sock)
+    loop.client.send(HEAD)
+    loop.worker.enqueue_req(loop.conn)
+    loop.go(21)
+    assert loop.worker.nr_conns == 0
+
+
+def parsed(loop, request):
+    """A connection whose request gunicorn's parser has read, and whose answer says that it goes on."""
+    loop.client.send(request)
+    loop.conn.sock.setblocking(True)
+    loop.conn.init()
+    next(loop.conn.parser)
+
+
+def finished(loop):
+    """What the thread and then the loop do after an answer."""
+    done = Future()
+    done.set_result(loop.worker._keepalive_after(loop.conn, True))
+    loop.worker.finish_request(loop.conn, done)
+    return done.result()
+
+
+GET_WITH_BODY = HEAD.replace(b"Host: x", b"Host: x\r\nContent-Length: 10")
+
+
+def test_no_thread_waits_for_a_body_that_nobody_reads(loop):
+    loop.worker.cfg.set("keepalive", 75)
+    parsed(loop, GET_WITH_BODY + BODY[:4])
+    finished(loop)  # would wait for five seconds
+    loop.client.send(BODY[4:] + HEAD)
+    loop.go()
+    loop.go()
+    assert loop.given == [loop.conn]
+    assert loop.conn.sock.recv(100, socket.MSG_DONTWAIT) == HEAD
+
+
+def test_a_body_that_has_come_with_its_head_is_skipped_and_the_next_request_is_not(loop):
+    loop.worker.cfg.set("keepalive", 75)
+    parsed(loop, GET_WITH_BODY + BODY + HEAD)
+    assert finished(loop) is True
+    assert loop.given == [loop.conn]
+    assert loop.conn.parser.unreader.take_buffered() == HEAD
+
+
+def test_a_body_that_never_comes_ends_the_connection(loop):
+    parsed(loop, GET_WITH_BODY)
+    finished(loop)
+    loop.go(21)
+    assert loop.worker.nr_conns == 0
+
+
+def test_behind_chunks_that_nobody_reads_a_connection_does_not_go_on(loop):
+    parsed(loop, HEAD.replace(b"Host: x", b"Host: x\r\nTransfer-Encoding: chunked"))
+    assert finished(loop) is False
+    assert loop.client.recv(100) == b""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (module.LimitRequestLine(9000, 4094), b"414", b"cannot be read: Request Line is too large"),
+        (module.UnsupportedTransferCoding("gzip"), b"501", b"gzip"),
+        (module.ParseException("no"), b"400", b"cannot be read: no"),
+        (ZeroDivisionError("secret"), b"500", b"the server's log tells more"),
+    ],
+)
+def test_what_is_no_request_is_refused_like_all_else(loop, error, status, told):
+    loop.worker.log = SimpleNamespace(warning=lambda *_: None, error=lambda *_, **__: None)
+    loop.worker.handle_error(None, loop.conn.sock, ("127.0.0.1", 1), error)
+    answer = loop.client.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert told in answer
+    assert b"secret" not in answer
+    assert b"html" not in answer
 
 
 @pytest.fixture
@@ -488,12 +621,11 @@ def test_a_refused_client_that_wants_to_end_gets_its_answer_and_the_end(full):
 
 
 def test_a_client_that_reads_no_answers_costs_its_connection_and_not_the_loop(full):
-    full.conn.sock.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while full.conn.sock.send(b"x" * 65536):
-            pass
+    fill(full.conn.sock)
     full.client.send(POST + BODY)
     full.worker.enqueue_req(full.conn)
+    assert full.given == []
+    full.go(21)
     assert full.worker.nr_conns == 0
 
 
@@ -558,7 +690,7 @@ def test_a_worker_that_stops_ends_the_connection_with_the_answer(loop):
 
 def test_a_fault_between_app_and_client_is_a_500_and_not_silence(loop, monkeypatch):
     monkeypatch.setattr(module.plain, "answer", lambda *_, **__: 1 / 0)
-    loop.worker.log.exception = lambda *_: None
+    loop.worker.log.error = lambda *_, **__: None
     loop.client.send(POST + BODY)
     loop.worker.enqueue_req(loop.conn)
     assert loop.worker.handle(loop.conn) is False
