@@ -436,9 +436,14 @@ def step_seed(seed: int, epoch: int, batch: int, rank: int = 0) -> int:
     return zlib.crc32(f"{seed}/{epoch}/{batch}/{rank}".encode())
 
 
+def nothing_decoded(phase: Phase) -> DataError:
+    """What is raised where a pass has met no image at all."""
+    return DataError(f"not one {phase.value} image could be decoded; the log names them")
+
+
 def _require_samples(metrics: PassMetrics, phase: Phase) -> PassMetrics:
     if not metrics.samples:
-        raise DataError(f"not one {phase.value} image could be decoded; the log names them")
+        raise nothing_decoded(phase)
     return metrics
 
 

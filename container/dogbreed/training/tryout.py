@@ -26,7 +26,7 @@ from dogbreed.hyperparameters import Hyperparameters, SearchRange, Value, declar
 from dogbreed.statistics import standard_error
 from dogbreed.training.averaging import make_averaging
 from dogbreed.training.heads import StackedHeads, StackedOptimizer, losses
-from dogbreed.training.loop import Batches, step_seed
+from dogbreed.training.loop import Batches, Phase, nothing_decoded, step_seed
 from dogbreed.training.mixing import make_mixing
 from dogbreed.training.optim import Schedule, make_schedule
 from dogbreed.training.selection import Selection
@@ -185,6 +185,7 @@ def try_heads(
         stop_requested: asked before every step.
 
     Raises:
+        DataError: there is no validation image.
         HyperparameterError: no trial has a loss that is finite.
     """
     search = _Search(device, classes, stop_requested, len(recipes))
@@ -333,6 +334,8 @@ class _Stack:
             loss_T += losses(logits_NTK, indices_N) * len(indices_N)
             correct_T += (logits_NTK.argmax(dim=2) == indices_N[:, None]).sum(dim=0)
             samples += len(indices_N)
+        if not samples:
+            raise nothing_decoded(Phase.VALIDATION)
         search.samples = samples
         return [
             {"validation_loss": loss / samples, "validation_accuracy": correct / samples}

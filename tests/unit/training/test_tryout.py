@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dogbreed.artifacts import clone_weights
 from dogbreed.backbones import Classifier, HeadSpec
-from dogbreed.errors import HyperparameterError
+from dogbreed.errors import DataError, HyperparameterError
 from dogbreed.hyperparameters import SEARCHED_IN_JOB, Hyperparameters, declared
 from dogbreed.training import compute, tryout
 from dogbreed.training.averaging import make_averaging
@@ -183,6 +183,12 @@ def test_when_all_diverge_there_is_one_sentence() -> None:
     recipes = [wild, replace(wild, lr=9.0)]
     with pytest.raises(HyperparameterError, match="none of 2 heads has a loss that stays finite; lower lr"):
         search(recipes)
+
+
+def test_without_one_validation_image_it_is_said_as_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "VALIDATION", store(0, 2))
+    with pytest.raises(DataError, match="not one validation image could be decoded"):
+        search([Hyperparameters(epochs=2)])
 
 
 def test_a_stop_keeps_the_best_so_far() -> None:
