@@ -310,7 +310,11 @@ class _Writer:
 
 @contextlib.contextmanager
 def _writing(folder: Path, key: StoreKey) -> Iterator[_Writer]:
-    """A file of this writer's own; unless it is finished, nothing is left of it."""
+    """A file of this writer's own; unless it is finished, nothing is left of it.
+
+    What killed jobs have left half written is removed first: a job that computes needs the space.
+    """
+    mapped.remove_abandoned(folder)
     partial, stream = mapped.begin(folder)
     try:
         with stream:

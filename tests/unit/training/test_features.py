@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,16 @@ def test_an_error_in_between_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_store(tmp_path, KEY, [failing], 5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_job_left_half_written_is_removed(tmp_path: Path) -> None:
+    abandoned, begun = tmp_path / ".264e.partial", tmp_path / ".99aa.partial"
+    for file in (abandoned, begun):
+        file.write_bytes(b"half")
+    os.utime(abandoned, (0, 0))
+    write(tmp_path)
+    assert not abandoned.exists()
+    assert begun.exists(), "it may be another's work in progress"
 
 
 def test_corrupt_images_are_remembered_with_the_store(tmp_path: Path) -> None:
