@@ -125,11 +125,13 @@ def frozen_pass(model: str, chosen: argparse.Namespace) -> dict[str, Callable[[]
     dtype = compute.frozen_dtype("auto", loop.compute.device)
     cpus = len(psutil.Process().cpu_affinity())
 
-    def batches(of: Sequence[Sample], view: View, workers: int = max(1, cpus // 2)) -> EpochLoader:
-        return make_loader(of, view, batch_size=chosen.batch_size, workers=workers, seed=0, shuffle=False, pin=False)
+    def batches(of: Sequence[Sample], view: View, first: int = 0, *, workers: int = max(1, cpus // 2)) -> EpochLoader:
+        return make_loader(
+            of, view, first, batch_size=chosen.batch_size, workers=workers, seed=0, shuffle=False, pin=False
+        )
 
     def load() -> int:
-        return sum(len(batch.indices) for batch in batches(samples, SPEC.centre_view, cpus).epoch(0))
+        return sum(len(batch.indices) for batch in batches(samples, SPEC.centre_view, workers=cpus).epoch(0))
 
     network_alone = accelerated(cut.frozen, dtype, torch.randn(1, 3, SIDE, SIDE))
     ready = [batch.images for batch in batches(samples, SPEC.centre_view).epoch(0)]
@@ -142,7 +144,7 @@ def frozen_pass(model: str, chosen: argparse.Namespace) -> dict[str, Callable[[]
 
     def run_job() -> int:
         with tempfile.TemporaryDirectory() as folder:
-            part = FrozenPart(cut, model, SPEC, dtype, Path(folder))
+            part = FrozenPart(cut, model, SPEC, dtype, loop.compute.device, len(samples), Path(folder))
             frozen.store_outputs(
                 part, loop, samples=samples, views=[("centre", SPEC.centre_view)], make_batches=batches, seed=0
             )

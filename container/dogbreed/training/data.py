@@ -102,6 +102,7 @@ class DecodedImages:
 def make_loader(
     samples: Sequence[Sample],
     view: View,
+    first: int = 0,
     *,
     batch_size: int,
     workers: int,
@@ -118,6 +119,8 @@ def make_loader(
     Args:
         samples: the split.
         view: image -> network input.
+        first: position of the first sample in its split, where the samples are a share of one that is not shuffled:
+            random views are those that the whole split would get.
         batch_size: N, over all ranks.
         workers: threads that decode; 0 decodes in the caller's.
         seed: of the order and of random views.
@@ -130,7 +133,9 @@ def make_loader(
     """
     return EpochLoader(
         _Recipe(samples, _seeding(view), images or DecodedImages(samples), pin),
-        _Plan(len(samples), batch_size, seed=seed, shuffle=shuffle, rank=rank, ranks=ranks, batches=batches),
+        _Plan(
+            len(samples), batch_size, seed=seed, first=first, shuffle=shuffle, rank=rank, ranks=ranks, batches=batches
+        ),
         workers,
     )
 
@@ -204,7 +209,16 @@ class _Plan:
     """Which samples make up which batch: keys of (position, seed of its view), from (seed, epoch) alone."""
 
     def __init__(
-        self, samples: int, batch_size: int, *, seed: int, shuffle: bool, rank: int, ranks: int, batches: int | None
+        self,
+        samples: int,
+        batch_size: int,
+        *,
+        seed: int,
+        first: int,
+        shuffle: bool,
+        rank: int,
+        ranks: int,
+        batches: int | None,
     ) -> None:
         # BatchNorm cannot learn from a single sample with 1x1 maps: a last batch of one sits out, another one each
         # epoch.
@@ -214,6 +228,7 @@ class _Plan:
         if batches is not None:
             self._bounds = [samples * number // batches for number in range(batches + 1)]
         self._seed = seed
+        self._first = first
         self._shuffle = shuffle
         self._share = slice(rank, None, ranks)
 
@@ -225,6 +240,8 @@ class _Plan:
         order = list(range(self._samples))
         if self._shuffle:
             generator.shuffle(order)
+        for _ in range(self._first):
+            generator.getrandbits(63)
         keys = [(position, generator.getrandbits(63)) for position in order]
         return [keys[start:end][self._share] for start, end in pairwise(self._bounds)]
 

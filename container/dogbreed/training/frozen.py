@@ -84,19 +84,24 @@ class FrozenPart:
         """What runs: made once for all splits, when a first one is not found stored."""
         return _quickest(self.cut.frozen, self.dtype, self.spec, self.device, self.images)
 
-    def key(self, samples: Sequence[Sample], views: Sequence[str], seed: int) -> StoreKey:
-        """Names the store of a split; the seed matters only where views are random."""
+    def key(self, samples: Sequence[Sample], views: Sequence[str], seed: int, first: int = 0) -> StoreKey:
+        """Names the store of a split, or of a share of one that begins at position ``first``.
+
+        The seed and the position matter only where views are random.
+        """
         listing = "\n".join(
             f"{sample.path.parent.name}/{sample.path.name} {sample.path.stat().st_size} {sample.index}"
             for sample in samples
         )
-        random_views = any(is_random(view) for view in views)
+        drawn = ""
+        if any(is_random(view) for view in views):
+            drawn = f" by seed {seed}" + (f" from image {first} on" if first else "")
         return StoreKey(
             samples=hashlib.sha256(listing.encode()).hexdigest(),
             network=f"{self.model}, {self.cut.name}",
             weights=self.weights,
             preprocessing=repr(self.spec),
-            views=", ".join(views) + (f" by seed {seed}" if random_views else ""),
+            views=", ".join(views) + drawn,
             arithmetic=self.arithmetic,
         )
 
@@ -107,7 +112,7 @@ def store_outputs(
     *,
     samples: Sequence[Sample],
     views: Sequence[tuple[str, View]],
-    make_batches: Callable[[Sequence[Sample], View], Batches],
+    make_batches: Callable[[Sequence[Sample], View, int], Batches],
     seed: int,
 ) -> FeatureStore | None:
     """The outputs of a split: found in the folder, or computed and stored there.
@@ -117,7 +122,7 @@ def store_outputs(
         loop: runs it; tells its observers, and collects corrupt images.
         samples: the split.
         views: with a name for each.
-        make_batches: batches of a view of samples, unshuffled.
+        make_batches: batches of a view of samples, unshuffled; told the position of the first one in the split.
         seed: of random views.
 
     Returns:
@@ -130,7 +135,9 @@ def store_outputs(
     team = loop.team
     names = [name for name, _ in views]
     share = team.part_of(samples)
-    share_key = part.key(share, names, seed)
+    # Shares in the order of the processes are the split, also where each host has images of its own.
+    first = sum(team.gather(len(share))[: team.rank])
+    share_key = part.key(share, names, seed, first)
     key = share_key if team.alone else part.key(samples, names, seed)
     if team.apart:
         key = replace(key, samples=" ".join(team.gather(share_key.samples)))
@@ -140,7 +147,7 @@ def store_outputs(
         loop.corrupt.add(found.corrupt)
         return found
     passes = [
-        _pass(part.network, part.dtype, loop, make_batches(share, view), number)
+        _pass(part.network, part.dtype, loop, make_batches(share, view, first), number)
         for number, (_, view) in enumerate(views)
     ]
     if team.alone:

@@ -197,12 +197,16 @@ class Lesson:
         self,
         samples: Sequence[Sample],
         view: View,
+        first: int = 0,
         *,
         shuffle: bool = False,
         team: Team | None = None,
         source: ImageSource | None = None,
     ) -> EpochLoader:
-        """Batches of decoded images; of each batch the share of this process in ``team``, by default the loop's."""
+        """Batches of decoded images; of each batch the share of this process in ``team``, by default the loop's.
+
+        ``first`` is the first one's position in its split, see `make_loader`.
+        """
         batch_size, device = self.hyperparameters.batch_size, self.loop.compute.device
         team = team or self.loop.team
         batches = None
@@ -213,6 +217,7 @@ class Lesson:
         return make_loader(
             samples,
             view,
+            first,
             batch_size=batch_size,
             workers=self.workers(len(samples)),
             seed=self.hyperparameters.seed,

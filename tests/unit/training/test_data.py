@@ -96,6 +96,20 @@ def test_batches_are_stored_pixel_by_pixel(drawn_data: Path) -> None:
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_share_of_a_split_gets_the_views_that_the_whole_split_would(drawn_data: Path) -> None:
+    samples = find({"train": drawn_data}).train
+
+    def images(first: int, end: int) -> torch.Tensor:
+        loader = make_loader(
+            samples[first:end], VIEWS["crop"], first, batch_size=4, workers=0, seed=3, shuffle=False, pin=False
+        )
+        return torch.cat([batch.images for batch in loader.epoch(1)])
+
+    whole = images(0, 18)
+    assert torch.equal(torch.cat([images(0, 7), images(7, 18)]), whole)
+    assert not torch.equal(images(0, 7), images(0, 7).flip(-1)), "they are random"
+
+
 def loader_threads() -> list[threading.Thread]:
     # Threads of other libraries in this process may have a method of that name.
     return [thread for thread in threading.enumerate() if str(thread.name).startswith("loader")]

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dogbreed import backbones
 from dogbreed.backbones import HeadSpec
@@ -16,10 +20,40 @@ from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute, frozen
 from dogbreed.training.augment import stored_views
 from dogbreed.training.data import EpochLoader, Sample, View, find_splits, make_loader
+from dogbreed.training.distributed import Team
 from dogbreed.training.frozen import FrozenPart
 from dogbreed.training.loop import CorruptImages, Loop
 
 SPEC = PreprocessSpec.for_size(32)
+T = TypeVar("T")
+
+
+class Table:
+    """Where threads that stand for processes meet."""
+
+    def __init__(self, size: int) -> None:
+        self.barrier = threading.Barrier(size, timeout=60)
+        self.values: list[Any] = [None] * size
+
+
+@dataclass(frozen=True)
+class Threads(Team):
+    """A thread's place among others in one process."""
+
+    table: Table = field(default_factory=lambda: Table(1))
+
+    def gather(self, value: T) -> list[T]:
+        self.table.values[self.rank] = value
+        self.table.barrier.wait()
+        found = list(self.table.values)
+        self.table.barrier.wait()
+        return found
+
+    def total(self, *counts: int) -> tuple[int, ...]:
+        return tuple(map(sum, zip(*self.gather(counts), strict=True)))
+
+    def hand_out(self, tensor: Tensor, source: int) -> Tensor:
+        return tensor.copy_(self.gather(tensor)[source])
 
 
 class Case:
@@ -45,9 +79,9 @@ class Case:
             stop_requested=lambda: False,
         )
 
-    def batches(self, samples: Sequence[Sample], view: View) -> EpochLoader:
+    def batches(self, samples: Sequence[Sample], view: View, first: int = 0) -> EpochLoader:
         self.passes += 1
-        return make_loader(samples, view, batch_size=7, workers=0, seed=0, shuffle=False, pin=False)
+        return make_loader(samples, view, first, batch_size=7, workers=0, seed=0, shuffle=False, pin=False)
 
     def store(self, views: str = "none", seed: int = 0) -> frozen.FeatureStore:
         found = frozen.store_outputs(
@@ -101,6 +135,38 @@ def test_random_crops_belong_to_their_seed(drawn_data: Path, tmp_path: Path) -> 
     assert case.passes == 2
     case.store("crop", seed=1)
     assert case.passes == 4
+
+
+def store_together(data: Path, folder: Path, size: int, views: str) -> list[frozen.FeatureStore]:
+    """What each of so many processes of one host gets."""
+    table = Table(size)
+    cases = []
+    for _ in range(size):
+        cases.append(Case(data, folder))
+        # In turn, as torch draws weights from one generator, and traces modules for one thread at a time.
+        assert cases[-1].part.network
+
+    def run(rank: int) -> frozen.FeatureStore:
+        cases[rank].loop = replace(cases[rank].loop, team=Threads(rank, size, rank, size, table=table))
+        try:
+            return cases[rank].store(views)
+        except BaseException:
+            table.barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(run, range(size)))
+
+
+@pytest.mark.parametrize("views", ["none", "crop"])
+def test_what_is_stored_depends_on_no_number_of_processes(drawn_data: Path, tmp_path: Path, views: str) -> None:
+    alone = Case(drawn_data, tmp_path / "alone").store(views)
+    for size in (2, 3):
+        for together in store_together(drawn_data, tmp_path / str(size), size, views):
+            assert together.digest == alone.digest
+            assert together.indices.tolist() == alone.indices.tolist()
+            np.testing.assert_allclose(together.outputs, alone.outputs, rtol=1e-2, atol=1e-3)
+        assert len(list((tmp_path / str(size)).glob("*.f16"))) == 1, "no share is left"
 
 
 @pytest.fixture
