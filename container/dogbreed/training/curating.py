@@ -26,7 +26,7 @@ from dogbreed.curation.finds import TRAIN, Curation, Photo
 from dogbreed.training import compute, folds, frozen
 from dogbreed.training.console import Console
 from dogbreed.training.data import make_loader
-from dogbreed.training.features import FeatureStore
+from dogbreed.training.features import STOPPED, FeatureStore
 from dogbreed.training.frozen import FrozenPart
 from dogbreed.training.loop import CorruptImages, Loop
 from dogbreed.training.sources import Sample, Splits, find_corrupt, find_splits
@@ -230,7 +230,7 @@ def of_folder(folder: Path, bundle: Path, *, cache: Path, seed: int, threads: in
             ),
             seed=seed,
         )
-        if store is not None:
+        if store is not STOPPED:
             parts[split] = Part.stored(members, store)
     notes = []
     learned = loaded.hyperparameters.get("trainable")

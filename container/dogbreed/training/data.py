@@ -33,6 +33,7 @@ __all__ = [
     "DecodedImages",
     "EpochLoader",
     "ImageSource",
+    "LeftOut",
     "Sample",
     "SeededView",
     "Splits",
@@ -61,18 +62,35 @@ class SeededView(Protocol):
         """uint8 [3, H, W] -> uint8 [3, S, S]; leaves its input as it is."""
 
 
+class LeftOut(NamedTuple):
+    """An image that is not in its batch.
+
+    Attributes:
+        position: of its sample among those that the loader was given.
+        problem: its path, with the reason in brackets.
+    """
+
+    position: int
+    problem: str
+
+
 class Batch(NamedTuple):
     """What the loop gets.
 
     Attributes:
-        images: uint8 [N, 3, S, S]; N is smaller where images were corrupt, and may be 0.
+        images: uint8 [N, 3, S, S]; N is smaller where images were left out, and may be 0.
         indices: int64 [N], class indices.
-        corrupt: paths, with the reason, of the images that could not be decoded.
+        left_out: the images that could not be decoded, in the order of the batch.
     """
 
     images: Tensor
     indices: Tensor
-    corrupt: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def corrupt(self) -> tuple[str, ...]:
+        """Paths, with the reason, of the images that could not be decoded."""
+        return tuple(one.problem for one in self.left_out)
 
 
 class ImageSource(Protocol):
@@ -265,7 +283,7 @@ class _Assembly:
         self._recipe = recipe
         self._keys = keys
         self._images: Tensor | None = None
-        self._problems: dict[int, str] = {}
+        self._left_out: dict[int, LeftOut] = {}
         self._lock = threading.Lock()
         self.abandoned = False
 
@@ -278,7 +296,7 @@ class _Assembly:
             try:
                 image = self._recipe.images.read(position)
             except (CorruptImageError, OSError) as error:
-                self._problems[row] = f"{self._recipe.samples[position].path} ({error})"
+                self._left_out[row] = LeftOut(position, f"{self._recipe.samples[position].path} ({error})")
                 continue
             viewed = self._recipe.view(image, torch.Generator().manual_seed(view_seed))
             self._row(row, viewed.shape).copy_(viewed)
@@ -287,11 +305,11 @@ class _Assembly:
         """The batch, when all its images are made."""
         indices = torch.tensor([self._recipe.samples[position].index for position, _ in self._keys], dtype=torch.int64)
         images = torch.empty(0, 3, 0, 0, dtype=torch.uint8) if self._images is None else self._images
-        if self._problems:
-            whole = [row for row in range(len(self._keys)) if row not in self._problems]
+        if self._left_out:
+            whole = [row for row in range(len(self._keys)) if row not in self._left_out]
             indices = indices[whole]
             images = images[whole] if whole else images
-        return Batch(images, indices, tuple(self._problems[row] for row in sorted(self._problems)))
+        return Batch(images, indices, tuple(self._left_out[row] for row in sorted(self._left_out)))
 
     def _row(self, row: int, shape: torch.Size) -> Tensor:
         """The place of an image; the first one tells how large the images are."""

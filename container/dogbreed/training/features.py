@@ -4,9 +4,10 @@ What does not learn does not change, and neither does its output for an image: i
 every epoch trains only the rest on it. With a frozen backbone the plain loop spends 93 to 98% of its time repeating
 that forward pass.
 
-A store is a mapped float16 file and a JSON file beside it, which is written last and holds the checksum: without it, or
-with another checksum, there is no store. Its name is a digest of everything that its content depends on, so that jobs
-and trials share stores and never mistake one for another. Every writer has a file of its own and renames it.
+A store is one file: the outputs in float16, which are mapped, then a description in JSON with their checksum, then its
+length. Where the file is cut short or the checksum is another, there is no store. Its name is a digest of everything
+that its content depends on, so that jobs and trials share stores and never mistake one for another. Every writer has a
+file of its own and renames it when it is whole: of two that write one store the last one's stays, and each is whole.
 
 Legend: N samples, V views, B batch, D shape of one output (features, or channels and pixels of a map).
 """
@@ -20,11 +21,13 @@ import logging
 import math
 import os
 import random
+import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import numpy as np
 import torch
@@ -38,8 +41,19 @@ from dogbreed.training.distributed import ALONE, Team
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK_BYTES = 16 * 1024 * 1024
+# The last bytes of a store: how many bytes before them its description is.
+_LENGTH = struct.Struct("<Q")
+
+
+class Stopped(Enum):
+    """What comes in the place of a store when a stop signal ended its making; None is a store that is not there."""
+
+    STOPPED = "stop signal"
+
+
+STOPPED: Final = Stopped.STOPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +63,7 @@ class FeatureStore:
     Attributes:
         outputs: float16 [V, N, *D], mapped from a file.
         indices: int64 [N], class indices.
-        corrupt: images that could not be decoded, with reasons; they are not among the N.
+        corrupt: images that could not be decoded in every view, with reasons; they are not among the N.
         digest: of the key.
     """
 
@@ -159,58 +173,87 @@ class FeatureBatches:
 def open_store(folder: Path, key: StoreKey) -> FeatureStore | None:
     """The stored outputs of a key, or None when there are none that are whole."""
     try:
-        description = json.loads((folder / f"{key.digest}.json").read_text(encoding="utf-8"))
-        file = folder / f"{key.digest}.f16"
-        shape = tuple(int(size) for size in description["shape"])
-        if file.stat().st_size != 2 * int(np.prod(shape)) or _checksum(file) != description["crc32"]:
-            raise ValueError("its size or checksum is not the one on record")
-        # Copy on write: torch wants writable arrays, and nothing that is written to one reaches the file.
-        outputs = np.memmap(file, dtype=np.float16, mode="c", shape=shape) if np.prod(shape) else np.empty(shape, "f2")
-        indices = np.array(description["indices"], dtype=np.int64)
-        return FeatureStore(outputs, indices, tuple(description["corrupt"]), key.digest)
+        return read_store(_file(folder, key))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("the stored features %s are not usable and are computed again: %s", key.digest, error)
+        logger.warning("the stored features %s are not usable: %s", key.digest, error)
         return None
+
+
+def read_store(file: Path) -> FeatureStore:
+    """The store in a file, all of it from the same one, whatever takes its name meanwhile.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError, KeyError, TypeError: it is no whole store.
+    """
+    with file.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        stream.seek(max(0, size - _LENGTH.size))
+        tail = stream.read()
+        (length,) = _LENGTH.unpack(tail) if len(tail) == _LENGTH.size else (size,)
+        data_bytes = size - _LENGTH.size - length
+        if data_bytes < 0:
+            raise ValueError("it is cut short")
+        stream.seek(data_bytes)
+        description = json.loads(stream.read(length))
+        shape = tuple(int(side) for side in description["shape"])
+        stream.seek(0)
+        if data_bytes != 2 * math.prod(shape) or _checksum(stream, data_bytes) != description["crc32"]:
+            raise ValueError("its size or checksum is not the one on record")
+        # Copy on write: torch wants writable arrays, and nothing that is written to one reaches the file.
+        outputs = np.memmap(stream, dtype=np.float16, mode="c", shape=shape) if data_bytes else np.empty(shape, "f2")
+        indices = np.array(description["indices"], dtype=np.int64)
+        return FeatureStore(outputs, indices, tuple(description["corrupt"]), file.stem)
 
 
 def write_store(
     folder: Path, key: StoreKey, views: Sequence[Callable[[], Iterator[tuple[Tensor, Batch]]]], count: int
-) -> FeatureStore | None:
-    """Computes and stores the outputs of all views.
+) -> FeatureStore | Stopped:
+    """Computes and stores the outputs of all views; an image that is left out of one of them is left out of all.
 
     Args:
         folder: made when missing.
         key: names the store.
-        views: per view, yields outputs [B, *D] with the batch that they were computed from, in one order for all.
+        views: per view, yields outputs [B, *D] with the batch that they were computed from, in the samples' order.
         count: number of samples, an upper limit of N.
 
     Returns:
-        The store; None when a view ended early, because of a stop signal.
+        The store; STOPPED when a view ended early, because of a stop signal.
 
     Raises:
         HyperparameterError: an output is too large for float16.
-        OSError: the folder cannot be written, or the disk is full; nothing is left behind.
+        OSError: the folder cannot be written, the disk is full, or what was written is not what is read; nothing is
+            left behind.
     """
-    indices: list[int] = []
+    indices = np.zeros(count, dtype=np.int64)
     corrupt: dict[str, None] = {}
     shape: tuple[int, ...] = ()
+    # Per view the position of every row.
+    written: list[list[int]] = []
     with _writing(folder, key) as writer:
-        for number, view in enumerate(views):
+        for view in views:
+            positions: list[int] = []
             seen = 0
             for outputs, batch in view():
-                seen += len(batch.indices) + len(batch.corrupt)
-                if number == 0:
-                    indices += batch.indices.tolist()
+                end = seen + len(batch.indices) + len(batch.left_out)
+                lost = {one.position for one in batch.left_out}
+                rows = [position for position in range(seen, end) if position not in lost]
+                indices[rows] = batch.indices.tolist()
+                positions += rows
                 corrupt.update(dict.fromkeys(batch.corrupt))
-                if len(batch.indices):
+                if rows:
                     shape = tuple(outputs.shape[1:])
                     writer.write(_halve(outputs).numpy().tobytes())
+                seen = end
             if seen < count:
-                return None
-        writer.finish((len(views), len(indices), *shape), indices, corrupt)
-    return open_store(folder, key)
+                return STOPPED
+            written.append(positions)
+        kept = sorted(set(written[0]).intersection(*written[1:]))
+        writer.keep(written, kept, 2 * math.prod(shape))
+        writer.finish((len(views), len(kept), *shape), indices[kept].tolist(), corrupt)
+    return _reopened(folder, key)
 
 
 def gather_store(folder: Path, key: StoreKey, share: FeatureStore, team: Team) -> FeatureStore:
@@ -251,16 +294,12 @@ def gather_store(folder: Path, key: StoreKey, share: FeatureStore, team: Team) -
         if writer is not None:
             writer.finish((views, len(indices), *inner), indices, corrupt)
     team.wait()
-    found = open_store(folder, key)
-    if found is None:
-        raise OSError(f"what was just written to {folder} is gone")
-    return found
+    return _reopened(folder, key)
 
 
 def remove_store(folder: Path, key: StoreKey) -> None:
     """Deletes a store that is not needed any more, if it is there."""
-    for suffix in (".json", ".f16"):
-        (folder / f"{key.digest}{suffix}").unlink(missing_ok=True)
+    _file(folder, key).unlink(missing_ok=True)
 
 
 def digest_weights(weights: Mapping[str, Tensor]) -> str:
@@ -284,6 +323,18 @@ def _halve(outputs: Tensor) -> Tensor:
     return halved
 
 
+def _file(folder: Path, key: StoreKey) -> Path:
+    return folder / f"{key.digest}.f16"
+
+
+def _reopened(folder: Path, key: StoreKey) -> FeatureStore:
+    """A store that has just been written. Raises OSError when it is not there, or damaged: that is no stop signal."""
+    found = open_store(folder, key)
+    if found is None:
+        raise OSError(f"what was just written to {_file(folder, key)} is damaged or gone")
+    return found
+
+
 class _Writer:
     """Writes one store; see `_writing`."""
 
@@ -294,18 +345,40 @@ class _Writer:
         self._stream = stream
         self.write = stream.write
 
+    def keep(self, written: Sequence[Sequence[int]], kept: Sequence[int], row_bytes: int) -> None:
+        """Leaves of every view the rows of some positions, in place: none moves backwards.
+
+        Args:
+            written: per view the positions of its rows, in order.
+            kept: positions that every view has, in order.
+            row_bytes: size of a row.
+        """
+        if all(len(positions) == len(kept) for positions in written):
+            return
+        self._stream.flush()
+        wanted = set(kept)
+        rows = [position in wanted for positions in written for position in positions]
+        with self._partial.open("r+b") as stream:
+            end = 0
+            for number, stays in enumerate(rows):
+                if stays:
+                    row = os.pread(stream.fileno(), row_bytes, number * row_bytes)
+                    os.pwrite(stream.fileno(), row, end)
+                    end += row_bytes
+            stream.truncate(end)
+        self._stream.seek(end)
+
     def finish(self, shape: Sequence[int], indices: Sequence[int], corrupt: Iterable[str]) -> None:
-        """Gives the files their names, the one with the checksum last."""
+        """Adds the description, and gives the file its name."""
+        self._stream.flush()
+        with self._partial.open("rb") as stream:
+            checksum = _checksum(stream, self._stream.tell())
+        description = {"shape": list(shape), "crc32": checksum, "indices": list(indices), "corrupt": list(corrupt)}
+        text = json.dumps(description).encode()
+        self._stream.write(text + _LENGTH.pack(len(text)))
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        description = {
-            "shape": list(shape),
-            "crc32": _checksum(self._partial),
-            "indices": list(indices),
-            "corrupt": list(corrupt),
-        }
-        self._partial.replace(self._folder / f"{self._key.digest}.f16")
-        mapped.write_whole(self._folder / f"{self._key.digest}.json", json.dumps(description).encode())
+        self._partial.replace(_file(self._folder, self._key))
 
 
 @contextlib.contextmanager
@@ -328,9 +401,10 @@ def _fits(store: FeatureStore, device: torch.device) -> bool:
     return store.outputs.nbytes < free // 4
 
 
-def _checksum(file: Path) -> int:
+def _checksum(stream: IO[bytes], size: int) -> int:
+    """Of the next so many bytes, or of those that there are."""
     value = 0
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            value = zlib.crc32(chunk, value)
+    while size > 0 and (chunk := stream.read(min(size, _CHUNK_BYTES))):
+        value = zlib.crc32(chunk, value)
+        size -= len(chunk)
     return value

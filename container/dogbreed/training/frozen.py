@@ -25,7 +25,9 @@ from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training.augment import is_random
 from dogbreed.training.data import Batch, Sample, View
 from dogbreed.training.features import (
+    STOPPED,
     FeatureStore,
+    Stopped,
     StoreKey,
     digest_weights,
     gather_store,
@@ -114,7 +116,7 @@ def store_outputs(
     views: Sequence[tuple[str, View]],
     make_batches: Callable[[Sequence[Sample], View, int], Batches],
     seed: int,
-) -> FeatureStore | None:
+) -> FeatureStore | Stopped:
     """The outputs of a split: found in the folder, or computed and stored there.
 
     Args:
@@ -126,7 +128,7 @@ def store_outputs(
         seed: of random views.
 
     Returns:
-        None when a stop signal came in between.
+        STOPPED when a stop signal came in between.
 
     Raises:
         DataError: too many images are corrupt.
@@ -154,8 +156,8 @@ def store_outputs(
         return write_store(part.folder, key, passes, len(samples))
     # Named by its samples like any other store, so that a job that is started again finds the shares it has.
     computed = open_store(part.folder, share_key) or write_store(part.folder, share_key, passes, len(share))
-    if not all(team.gather(computed is not None)) or computed is None:
-        return None
+    if any(team.gather(computed is STOPPED)) or computed is STOPPED:
+        return STOPPED
     whole_store = gather_store(part.folder, key, computed, team)
     if share_key != key:
         remove_store(part.folder, share_key)
@@ -163,7 +165,9 @@ def store_outputs(
     return whole_store
 
 
-def deepen(part: FrozenPart, loop: Loop, store: FeatureStore, key: StoreKey, batches: Batches) -> FeatureStore | None:
+def deepen(
+    part: FrozenPart, loop: Loop, store: FeatureStore, key: StoreKey, batches: Batches
+) -> FeatureStore | Stopped:
     """The outputs of a further part, from the stored outputs of the part before it; found, or computed and stored.
 
     Args:
@@ -174,7 +178,7 @@ def deepen(part: FrozenPart, loop: Loop, store: FeatureStore, key: StoreKey, bat
         batches: of the store, in its order.
 
     Returns:
-        None when a stop signal came in between.
+        STOPPED when a stop signal came in between.
 
     Raises:
         OSError: the folder cannot hold the outputs.

@@ -49,7 +49,7 @@ from dogbreed.training.data import (
     make_loader,
 )
 from dogbreed.training.distributed import ALONE, Team
-from dogbreed.training.features import FeatureBatches, FeatureStore
+from dogbreed.training.features import STOPPED, FeatureBatches, FeatureStore, Stopped
 from dogbreed.training.frozen import FrozenPart
 from dogbreed.training.images import ReducedImages
 from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper, Phase
@@ -148,7 +148,7 @@ class Lesson:
         cut = backbones.cut(model, self.hyperparameters.image_size) if self.hyperparameters.cache else None
         stores = self._store(cut, splits, cache) if cut else None
         learning = cut.rest if cut else model
-        if cut and not stores:
+        if stores is STOPPED:
             return Taught(_stopped(learning), lambda: model, {}, self.hyperparameters)
         searches = self.hyperparameters.search_trials >= _FEWEST_TRIALS
         if cut and stores and searches and self._trainable == "head":
@@ -313,8 +313,8 @@ class Lesson:
     def _whole(self, cut: Cut, images: int) -> nn.Module:
         return frozen.whole(cut, self.spec, self.loop.compute.device, images)
 
-    def _store(self, cut: Cut, splits: Splits, cache: Path, augment: str | None = None) -> Stores | None:
-        """The frozen part's outputs for training and validation; None after a stop signal."""
+    def _store(self, cut: Cut, splits: Splits, cache: Path, augment: str | None = None) -> Stores | Stopped:
+        """The frozen part's outputs for training and validation."""
         chosen = self.hyperparameters
         named = augment or resolve(chosen.augment, self._trainable)
         if named == "flip" and _puts_out_maps(cut, self.spec, self.loop.compute.device):
@@ -336,8 +336,10 @@ class Lesson:
         centre = stored_views("none", self.spec, 1)
         with _explained(cache):
             train = run(samples=splits.train, views=views)
-            validation = run(samples=splits.validation, views=centre) if train else None
-        return (train, validation) if train and validation else None
+            if train is STOPPED:
+                return STOPPED
+            validation = run(samples=splits.validation, views=centre)
+        return STOPPED if validation is STOPPED else (train, validation)
 
     def _teach_best(
         self,
@@ -441,7 +443,7 @@ class Lesson:
             found = self._store(above, splits, cache, "none")
         else:
             found = self._deepened(above, cut, stores, cache) if team.leads else stores
-        if not all(team.gather(found is not None)) or found is None:
+        if any(team.gather(found is STOPPED)) or found is STOPPED:
             return _stopped(model.head), {}, None
         recipe = Hyperparameters(
             epochs=chosen.most_head_epochs,
@@ -506,7 +508,7 @@ class Lesson:
         found = _read_search(checkpoints / _SEARCH_FILE) if self.loop.team.leads else None
         return self.loop.team.share(found or {})
 
-    def _deepened(self, above: Cut, cut: Cut, stores: Stores, cache: Path) -> Stores | None:
+    def _deepened(self, above: Cut, cut: Cut, stores: Stores, cache: Path) -> Stores | Stopped:
         """What goes into the head, computed from the stored maps instead of the images once more."""
         further = Cut(f"head by way of the {cut.name}", cast(Rest, cut.rest).backbone, above.rest)
         # From stored maps there is little left to compute: nothing to compile.
@@ -523,8 +525,8 @@ class Lesson:
                     network=f"{part.model}, {further.name}",
                 )
                 deeper = frozen.deepen(part, loop, store, key, self._batches(store, shuffle=False, team=ALONE))
-                if deeper is None:
-                    return None
+                if deeper is STOPPED:
+                    return STOPPED
                 found.append(replace(deeper, corrupt=store.corrupt))
         return found[0], found[1]
 

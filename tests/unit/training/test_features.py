@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from dogbreed.errors import HyperparameterError
-from dogbreed.training.data import Batch
+from dogbreed.training.data import Batch, LeftOut
 from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.features import (
+    STOPPED,
     FeatureBatches,
     FeatureStore,
     StoreKey,
@@ -33,16 +35,20 @@ def outputs(view: int, count: int = 5) -> Tensor:
     return (torch.arange(count * 3).reshape(count, 3) + 100 * view).float()
 
 
-def passing(view: int, *, corrupt: tuple[str, ...] = (), until: int = 5) -> Iterator[tuple[Tensor, Batch]]:
-    """A view in batches of two; the classes are 0, 1, 2, 3, 4."""
+def passing(view: int, *, lost: tuple[int, ...] = (), until: int = 5) -> Iterator[tuple[Tensor, Batch]]:
+    """A view in batches of two, without the images at some positions; the classes are 0, 1, 2, 3, 4."""
     for start in range(0, until, 2):
-        indices = torch.arange(start, min(start + 2, 5))
-        yield outputs(view)[start : start + 2], Batch(torch.empty(0), indices, corrupt if start == 0 else ())
+        end = min(start + 2, 5)
+        there = [position for position in range(start, end) if position not in lost]
+        left_out = tuple(
+            LeftOut(position, f"{position}.jpg (bad)") for position in range(start, end) if position in lost
+        )
+        yield outputs(view)[there], Batch(torch.empty(0), torch.tensor(there, dtype=torch.int64), left_out)
 
 
 def write(folder: Path, views: int = 2, key: StoreKey = KEY) -> FeatureStore:
     store = write_store(folder, key, [lambda v=v: passing(v) for v in range(views)], 5)  # type: ignore[misc]
-    assert store is not None
+    assert store is not STOPPED
     return store
 
 
@@ -66,26 +72,29 @@ def test_a_store_belongs_to_everything_it_depends_on(tmp_path: Path, field: str)
     assert open_store(tmp_path, replace(KEY, **{field: "another"})) is None
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "no description", "half a description", "foreign"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "no description", "half a description", "foreign"])
 def test_a_damaged_store_is_never_trusted(tmp_path: Path, damage: str) -> None:
     write(tmp_path)
-    data, description = tmp_path / f"{KEY.digest}.f16", tmp_path / f"{KEY.digest}.json"
-    if damage == "truncated":
-        data.write_bytes(data.read_bytes()[:-2])
-    elif damage == "flipped":
-        data.write_bytes(b"\xff" + data.read_bytes()[1:])
-    elif damage == "no description":
-        description.unlink()
-    elif damage == "half a description":
-        description.write_text(description.read_text()[:20])
-    else:
-        description.write_text(json.dumps({"shape": "large"}))
+    file = tmp_path / f"{KEY.digest}.f16"
+    whole = file.read_bytes()
+    outputs_bytes = 2 * 5 * 3 * 2
+    foreign = json.dumps({"shape": "large"}).encode()
+    file.write_bytes(
+        {
+            "truncated": whole[:-2],
+            "flipped": b"\xff" + whole[1:],
+            "empty": b"",
+            "no description": whole[:outputs_bytes],
+            "half a description": whole[: outputs_bytes + 20],
+            "foreign": whole[:outputs_bytes] + foreign + struct.pack("<Q", len(foreign)),
+        }[damage]
+    )
     assert open_store(tmp_path, KEY) is None
     assert write(tmp_path).outputs.shape == (2, 5, 3), "it is computed again"
 
 
 def test_a_stop_in_between_leaves_nothing_behind(tmp_path: Path) -> None:
-    assert write_store(tmp_path, KEY, [lambda: passing(0), lambda: passing(1, until=2)], 5) is None
+    assert write_store(tmp_path, KEY, [lambda: passing(0), lambda: passing(1, until=2)], 5) is STOPPED
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,10 +119,69 @@ def test_what_a_killed_job_left_half_written_is_removed(tmp_path: Path) -> None:
 
 
 def test_corrupt_images_are_remembered_with_the_store(tmp_path: Path) -> None:
-    write_store(tmp_path, KEY, [lambda: passing(0, corrupt=("bad.jpg (truncated)",))], 6)
+    write_store(tmp_path, KEY, [lambda: passing(0, lost=(3,))], 5)
     store = open_store(tmp_path, KEY)
     assert store is not None
-    assert store.corrupt == ("bad.jpg (truncated)",)
+    assert store.corrupt == ("3.jpg (bad)",)
+
+
+@pytest.mark.parametrize(
+    ("lost", "kept"),
+    [
+        (((), (1,)), [0, 2, 3, 4]),
+        (((0,), (4,)), [1, 2, 3]),  # as many rows in both: only their positions tell them apart
+        (((0, 1), (3,)), [2, 4]),
+        (((0, 1, 2, 3), (4,)), []),
+    ],
+)
+def test_an_image_that_one_view_lacks_is_in_none(
+    tmp_path: Path, lost: tuple[tuple[int, ...], ...], kept: list[int]
+) -> None:
+    views = [lambda number=number: passing(number, lost=lost[number]) for number in (0, 1)]
+    store = write_store(tmp_path, KEY, views, 5)  # type: ignore[arg-type]
+    assert store is not STOPPED
+    assert store.indices.tolist() == kept
+    assert store.outputs.shape == (2, len(kept), 3)
+    for number in (0, 1):
+        assert np.array_equal(store.outputs[number], outputs(number)[kept].numpy())
+    assert sorted(store.corrupt) == [f"{position}.jpg (bad)" for position in sorted(lost[0] + lost[1])]
+
+
+def test_what_is_damaged_as_it_is_written_is_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda number: os.ftruncate(number, 7))
+    with pytest.raises(OSError, match=r"just written to .*f16 is damaged or gone"):
+        write(tmp_path)
+
+
+def test_of_two_that_write_one_store_each_is_whole(tmp_path: Path) -> None:
+    """Their bits may differ: another batch size is enough. One ends within the other, between any two of its steps."""
+
+    def meanwhile() -> Iterator[tuple[Tensor, Batch]]:
+        yield from passing(3)
+        assert np.array_equal(write(tmp_path, views=1).outputs[0], outputs(0).numpy())
+
+    store = write_store(tmp_path, KEY, [meanwhile], 5)
+    assert store is not STOPPED
+    assert np.array_equal(store.outputs[0], outputs(3).numpy())
+
+
+@pytest.mark.parametrize("step", ["replace", "open"])
+def test_a_store_that_is_replaced_meanwhile_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    real, done = getattr(Path, step), []
+
+    def first(path: Path, *rest: object) -> object:
+        found = real(path, *rest)
+        if not done and (path.suffix == ".f16" or step == "replace"):
+            done.append(path)
+            write_store(tmp_path, KEY, [lambda: passing(4)], 5)
+        return found
+
+    monkeypatch.setattr(Path, step, first)
+    store = write(tmp_path, views=1)
+    assert done
+    assert float(store.outputs[0, 0, 0]) in (0, 400)
 
 
 def rows(batches: FeatureBatches, epoch: int) -> list[float]:
@@ -137,7 +205,7 @@ def write_maps(folder: Path) -> tuple[FeatureStore, Tensor]:
     """Maps [40, 2, 2, 3] of which none is its own mirror image; the classes are 0 to 39."""
     maps = torch.arange(40 * 12).reshape(40, 2, 2, 3).float()
     store = write_store(folder, KEY, [lambda: iter([(maps, Batch(torch.empty(0), torch.arange(40), ()))])], 40)
-    assert store is not None
+    assert store is not STOPPED
     return store, maps
 
 
@@ -212,10 +280,11 @@ def test_an_output_too_large_for_the_store_is_refused(tmp_path: Path) -> None:
 
 def test_a_store_without_one_readable_image(tmp_path: Path) -> None:
     def nothing() -> Iterator[tuple[Tensor, Batch]]:
-        yield torch.empty(0), Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), tuple("abcde"))
+        left_out = tuple(LeftOut(position, name) for position, name in enumerate("abcde"))
+        yield torch.empty(0), Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), left_out)
 
     store = write_store(tmp_path, KEY, [nothing], 5)
-    assert store is not None
+    assert store is not STOPPED
     assert (len(store.indices), store.corrupt) == (0, tuple("abcde"))
 
 

@@ -21,6 +21,7 @@ from dogbreed.training import compute, frozen
 from dogbreed.training.augment import stored_views
 from dogbreed.training.data import EpochLoader, Sample, View, find_splits, make_loader
 from dogbreed.training.distributed import Team
+from dogbreed.training.features import STOPPED
 from dogbreed.training.frozen import FrozenPart
 from dogbreed.training.loop import CorruptImages, Loop
 
@@ -92,7 +93,7 @@ class Case:
             make_batches=self.batches,
             seed=seed,
         )
-        assert found is not None
+        assert found is not STOPPED
         return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +15,15 @@ from torch.amp.grad_scaler import GradScaler
 
 from dogbreed import backbones, calibration
 from dogbreed.backbones import Classifier, Cut, HeadSpec
+from dogbreed.errors import ConfigurationError
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.insight import tensors
 from dogbreed.insight.rules.registry import parse_rules
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.training import compute, lesson
+from dogbreed.training import compute, data, lesson
 from dogbreed.training.compute import Compute
 from dogbreed.training.data import Splits, find_splits
+from dogbreed.training.features import read_store
 from dogbreed.training.lesson import Lesson, Taught
 from dogbreed.training.loop import CorruptImages, Loop, Phase
 from dogbreed.training.mixing import SmoothedCrossEntropyLoss
@@ -209,15 +213,37 @@ def test_stored_maps_teach_what_the_whole_network_teaches_every_epoch(drawn_data
 
 
 def stored(setup: Setup) -> list[Tensor]:
-    import json
+    return [torch.from_numpy(read_store(file).outputs) for file in sorted(setup.cache.glob("*.f16"))]
 
-    import numpy as np
 
-    found = []
-    for file in sorted(setup.cache.glob("*.f16")):
-        shape = json.loads(file.with_suffix(".json").read_text())["shape"]
-        found.append(torch.from_numpy(np.fromfile(file, np.float16).reshape(shape)))
-    return found
+def test_a_photo_that_one_view_cannot_read_costs_the_job_that_photo(
+    drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = Setup(drawn_data, tmp_path, trainable="head", augment="crop", cached_views=2)
+    unlucky = setup.splits.train[5].path
+    real, reads = data.decode, Counter[Path]()
+
+    def decode(path: Path) -> Tensor:
+        reads[path] += 1
+        if path == unlucky and reads[path] == 2:
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(data, "decode", decode)
+    taught = setup.teach()
+    assert (taught.fit.ended_by, len(taught.fit.history)) == ("epochs", 2)
+    assert taught.features is not None
+    truth = [sample.index for sample in setup.splits.train if sample.path != unlucky]
+    assert taught.features[0].indices.tolist() == truth
+    assert setup.lesson.loop.corrupt.found == (f"{unlucky} ([Errno 5] Input/output error)",)
+
+
+def test_a_store_that_is_damaged_as_it_is_written_ends_the_job(
+    drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda number: os.ftruncate(number, 7))
+    with pytest.raises(ConfigurationError, match=r"cannot be stored in .*f16 is damaged or gone"):
+        Setup(drawn_data, tmp_path, trainable="head").teach()
 
 
 def test_a_head_that_no_epoch_betters_is_kept(
