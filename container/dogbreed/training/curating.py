@@ -54,7 +54,7 @@ class Part:
     def stored(cls, samples: Sequence[Sample], store: FeatureStore) -> Part:
         """The first view of a store."""
         # A store may have been made of the same images at another place.
-        return cls(samples, store.outputs[0], find_corrupt(samples, store.corrupt, parts=2))
+        return cls(samples, store.outputs[0], find_corrupt(samples, store.problems, parts=2))
 
     def photos(self, split: str) -> list[Photo]:
         """Of the samples that have features."""

@@ -3,7 +3,7 @@
 Threads read, decode and view; every one of them works on the same few batches, each on its share, so that what is in
 memory does not grow with their number. Decoding, resizing and copying release the interpreter's lock, and threads need
 no shared memory, no pickling and no time to start. An image that cannot be decoded is a fact about the data: it is left
-out of its batch and reported with it.
+out of its batch and reported with it. So is one whose file cannot be read, which is a fact about this moment.
 
 Order and views follow from (seed, epoch, position) alone, whatever the number of threads and of ranks.
 
@@ -68,10 +68,12 @@ class LeftOut(NamedTuple):
     Attributes:
         position: of its sample among those that the loader was given.
         problem: its path, with the reason in brackets.
+        unread: its file could not be read, which it may be another time; else what is in it cannot be decoded.
     """
 
     position: int
     problem: str
+    unread: bool = False
 
 
 class Batch(NamedTuple):
@@ -80,7 +82,7 @@ class Batch(NamedTuple):
     Attributes:
         images: uint8 [N, 3, S, S]; N is smaller where images were left out, and may be 0.
         indices: int64 [N], class indices.
-        left_out: the images that could not be decoded, in the order of the batch.
+        left_out: the images that could not be read or decoded, in the order of the batch.
     """
 
     images: Tensor
@@ -88,8 +90,8 @@ class Batch(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
     @property
-    def corrupt(self) -> tuple[str, ...]:
-        """Paths, with the reason, of the images that could not be decoded."""
+    def problems(self) -> tuple[str, ...]:
+        """Paths, with the reason, of the images that were left out."""
         return tuple(one.problem for one in self.left_out)
 
 
@@ -296,7 +298,8 @@ class _Assembly:
             try:
                 image = self._recipe.images.read(position)
             except (CorruptImageError, OSError) as error:
-                self._left_out[row] = LeftOut(position, f"{self._recipe.samples[position].path} ({error})")
+                problem = f"{self._recipe.samples[position].path} ({error})"
+                self._left_out[row] = LeftOut(position, problem, unread=isinstance(error, OSError))
                 continue
             viewed = self._recipe.view(image, torch.Generator().manual_seed(view_seed))
             self._row(row, viewed.shape).copy_(viewed)

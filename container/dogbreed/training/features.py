@@ -23,7 +23,7 @@ import os
 import random
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -63,14 +63,21 @@ class FeatureStore:
     Attributes:
         outputs: float16 [V, N, *D], mapped from a file.
         indices: int64 [N], class indices.
-        corrupt: images that could not be decoded in every view, with reasons; they are not among the N.
+        corrupt: images that could not be decoded, with reasons; they are not among the N.
         digest: of the key.
+        unread: images whose files could not be read for every view, likewise; another job may be able to.
     """
 
     outputs: NDArray[np.float16]
     indices: NDArray[np.int64]
     corrupt: tuple[str, ...]
     digest: str
+    unread: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All images that are not among the N, with reasons."""
+        return self.corrupt + self.unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +212,8 @@ def read_store(file: Path) -> FeatureStore:
         # Copy on write: torch wants writable arrays, and nothing that is written to one reaches the file.
         outputs = np.memmap(stream, dtype=np.float16, mode="c", shape=shape) if data_bytes else np.empty(shape, "f2")
         indices = np.array(description["indices"], dtype=np.int64)
-        return FeatureStore(outputs, indices, tuple(description["corrupt"]), file.stem)
+        corrupt, unread = tuple(description["corrupt"]), tuple(description["unread"])
+        return FeatureStore(outputs, indices, corrupt, file.stem, unread)
 
 
 def write_store(
@@ -228,7 +236,7 @@ def write_store(
             left behind.
     """
     indices = np.zeros(count, dtype=np.int64)
-    corrupt: dict[str, None] = {}
+    left_out: dict[tuple[str, bool], None] = {}
     shape: tuple[int, ...] = ()
     # Per view the position of every row.
     written: list[list[int]] = []
@@ -242,7 +250,7 @@ def write_store(
                 rows = [position for position in range(seen, end) if position not in lost]
                 indices[rows] = batch.indices.tolist()
                 positions += rows
-                corrupt.update(dict.fromkeys(batch.corrupt))
+                left_out.update(dict.fromkeys((one.problem, one.unread) for one in batch.left_out))
                 if rows:
                     shape = tuple(outputs.shape[1:])
                     writer.write(_halve(outputs).numpy().tobytes())
@@ -252,7 +260,8 @@ def write_store(
             written.append(positions)
         kept = sorted(set(written[0]).intersection(*written[1:]))
         writer.keep(written, kept, 2 * math.prod(shape))
-        writer.finish((len(views), len(kept), *shape), indices[kept].tolist(), corrupt)
+        corrupt, unread = ([problem for problem, is_unread in left_out if is_unread is of] for of in (False, True))
+        writer.finish((len(views), len(kept), *shape), indices[kept].tolist(), corrupt, unread)
     return _reopened(folder, key)
 
 
@@ -271,7 +280,9 @@ def gather_store(folder: Path, key: StoreKey, share: FeatureStore, team: Team) -
     Raises:
         OSError: the folder cannot hold it.
     """
-    corrupt = [problem for problems in team.gather(share.corrupt) for problem in problems]
+    corrupt, unread = (
+        [problem for problems in team.gather(own) for problem in problems] for own in (share.corrupt, share.unread)
+    )
     indices = [index for found in team.gather(share.indices.tolist()) for index in found]
     shapes = team.gather(share.outputs.shape)
     # A share without one readable image knows no shape of an output.
@@ -292,7 +303,7 @@ def gather_store(folder: Path, key: StoreKey, share: FeatureStore, team: Team) -
                     if writer is not None:
                         writer.write(chunk.numpy().tobytes())
         if writer is not None:
-            writer.finish((views, len(indices), *inner), indices, corrupt)
+            writer.finish((views, len(indices), *inner), indices, corrupt, unread)
     team.wait()
     return _reopened(folder, key)
 
@@ -368,12 +379,20 @@ class _Writer:
             stream.truncate(end)
         self._stream.seek(end)
 
-    def finish(self, shape: Sequence[int], indices: Sequence[int], corrupt: Iterable[str]) -> None:
+    def finish(
+        self, shape: Sequence[int], indices: Sequence[int], corrupt: Sequence[str], unread: Sequence[str]
+    ) -> None:
         """Adds the description, and gives the file its name."""
         self._stream.flush()
         with self._partial.open("rb") as stream:
             checksum = _checksum(stream, self._stream.tell())
-        description = {"shape": list(shape), "crc32": checksum, "indices": list(indices), "corrupt": list(corrupt)}
+        description = {
+            "shape": list(shape),
+            "crc32": checksum,
+            "indices": list(indices),
+            "corrupt": list(corrupt),
+            "unread": list(unread),
+        }
         text = json.dumps(description).encode()
         self._stream.write(text + _LENGTH.pack(len(text)))
         self._stream.flush()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,6 +37,7 @@ from dogbreed.training.features import (
     write_store,
 )
 from dogbreed.training.loop import Batches, Loop
+from dogbreed.training.sources import find_corrupt
 
 logger = logging.getLogger(__name__)
 
@@ -143,10 +145,12 @@ def store_outputs(
     key = share_key if team.alone else part.key(samples, names, seed)
     if team.apart:
         key = replace(key, samples=" ".join(team.gather(share_key.samples)))
-    found = open_store(part.folder, key)
-    if all(team.gather(found is not None)) and found is not None:
+    found = _find(part.folder, key, samples)
+    # Another host may have those of another job, without an image that could not be read then.
+    rows = team.gather(None if found is None else zlib.crc32(found.indices.tobytes()))
+    if found is not None and len(set(rows)) == 1:
         logger.info("found stored outputs of %d images in %s", len(found.indices), part.folder)
-        loop.corrupt.add(found.corrupt)
+        loop.corrupt.add(found.problems)
         return found
     passes = [
         _pass(part.network, part.dtype, loop, make_batches(share, view, first), number)
@@ -155,13 +159,13 @@ def store_outputs(
     if team.alone:
         return write_store(part.folder, key, passes, len(samples))
     # Named by its samples like any other store, so that a job that is started again finds the shares it has.
-    computed = open_store(part.folder, share_key) or write_store(part.folder, share_key, passes, len(share))
+    computed = _find(part.folder, share_key, share) or write_store(part.folder, share_key, passes, len(share))
     if any(team.gather(computed is STOPPED)) or computed is STOPPED:
         return STOPPED
     whole_store = gather_store(part.folder, key, computed, team)
     if share_key != key:
         remove_store(part.folder, share_key)
-    loop.corrupt.add(whole_store.corrupt)
+    loop.corrupt.add(whole_store.problems)
     return whole_store
 
 
@@ -190,6 +194,26 @@ def deepen(
     frozen = accelerated(part.cut.frozen, part.dtype, example)
     on_outputs = replace(loop, prepare=Tensor.float)
     return write_store(part.folder, key, [_pass(frozen, part.dtype, on_outputs, batches, 0)], len(store.indices))
+
+
+def _find(folder: Path, key: StoreKey, samples: Sequence[Sample]) -> FeatureStore | None:
+    """What is stored; None also where an image that it lacks, because its file could not be read, can be read now."""
+    found = open_store(folder, key)
+    if found is None:
+        return None
+    missed = [sample.path for sample in find_corrupt(samples, found.unread, parts=2) if _is_readable(sample.path)]
+    if not missed:
+        return found
+    logger.info("the stored outputs lack %d images that can be read now, and are computed again", len(missed))
+    return None
+
+
+def _is_readable(file: Path) -> bool:
+    try:
+        file.read_bytes()
+    except OSError:
+        return False
+    return True
 
 
 def _pass(

@@ -521,13 +521,14 @@ class Lesson:
             for store, name in zip(stores, (view, "centre"), strict=True):
                 key = replace(
                     whole.key((), [name], chosen.seed),
-                    samples=f"outputs {store.digest}",
+                    # Of one key a store may lack images, whose files could not be read.
+                    samples="\0".join((f"outputs {store.digest}", *store.unread)),
                     network=f"{part.model}, {further.name}",
                 )
                 deeper = frozen.deepen(part, loop, store, key, self._batches(store, shuffle=False, team=ALONE))
                 if deeper is STOPPED:
                     return STOPPED
-                found.append(replace(deeper, corrupt=store.corrupt))
+                found.append(replace(deeper, corrupt=store.corrupt, unread=store.unread))
         return found[0], found[1]
 
     def _on(self, cut: Cut) -> Lesson:

@@ -349,7 +349,7 @@ class Loop:
                 stop, thin, due, shared = self.team.total(self.stop_requested(), count < enough, keeper.due(), count)
                 if stop:
                     return None
-                self.corrupt.add(batch.corrupt)
+                self.corrupt.add(batch.problems)
                 if shared and not thin:
                     self._seed_step(state)
                     self._step(learner, batch, state, shared)
@@ -406,7 +406,7 @@ class Loop:
 
     def _receive(self, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """Inputs and indices on the device; None when the whole batch was corrupt."""
-        self.corrupt.add(batch.corrupt)
+        self.corrupt.add(batch.problems)
         return self._move(batch) if len(batch.indices) else None
 
     def _move(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -202,7 +202,7 @@ def test_a_corrupt_image_leaves_its_batch_and_is_reported_with_it(copy: Path) ->
     assert batch.images.shape == (17, 3, 32, 32)
     assert batch.images.dtype is torch.uint8
     assert batch.indices.tolist() == [0] * 5 + [1] * 6 + [2] * 6
-    assert [problem.split(" (")[0] for problem in batch.corrupt] == [str(victim)]
+    assert [problem.split(" (")[0] for problem in batch.problems] == [str(victim)]
 
 
 def test_a_batch_of_corrupt_images_only_is_empty(copy: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_batch_of_corrupt_images_only_is_empty(copy: Path) -> None:
     loader = make_loader(splits.train, VIEW, batch_size=18, workers=0, seed=0, shuffle=False, pin=False)
     (batch,) = loader.epoch(1)
     assert len(batch.indices) == 0
-    assert len(batch.corrupt) == 18
+    assert len(batch.problems) == 18
 
 
 def test_a_last_training_batch_of_one_sits_out_but_is_evaluated(drawn_data: Path) -> None:

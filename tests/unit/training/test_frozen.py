@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -138,8 +139,8 @@ def test_random_crops_belong_to_their_seed(drawn_data: Path, tmp_path: Path) -> 
     assert case.passes == 4
 
 
-def store_together(data: Path, folder: Path, size: int, views: str) -> list[frozen.FeatureStore]:
-    """What each of so many processes of one host gets."""
+def run_together(data: Path, folder: Path, size: int, views: str) -> tuple[list[Case], list[frozen.FeatureStore]]:
+    """So many processes of one host, and what each of them gets."""
     table = Table(size)
     cases = []
     for _ in range(size):
@@ -156,18 +157,66 @@ def store_together(data: Path, folder: Path, size: int, views: str) -> list[froz
             raise
 
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(run, range(size)))
+        return cases, list(pool.map(run, range(size)))
 
 
 @pytest.mark.parametrize("views", ["none", "crop"])
 def test_what_is_stored_depends_on_no_number_of_processes(drawn_data: Path, tmp_path: Path, views: str) -> None:
     alone = Case(drawn_data, tmp_path / "alone").store(views)
     for size in (2, 3):
-        for together in store_together(drawn_data, tmp_path / str(size), size, views):
+        for together in run_together(drawn_data, tmp_path / str(size), size, views)[1]:
             assert together.digest == alone.digest
             assert together.indices.tolist() == alone.indices.tolist()
             np.testing.assert_allclose(together.outputs, alone.outputs, rtol=1e-2, atol=1e-3)
         assert len(list((tmp_path / str(size)).glob("*.f16"))) == 1, "no share is left"
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """Files that cannot be read, as long as they are in it."""
+    found: set[Path] = set()
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path in found:
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    return found
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_file_that_could_not_be_read_is_tried_again_by_the_next_job(
+    drawn_data: Path, tmp_path: Path, unreadable: set[Path], processes: int
+) -> None:
+    def store() -> tuple[int, frozen.FeatureStore]:
+        cases, stores = run_together(drawn_data, tmp_path, processes, "none")
+        assert len({len(one.indices) for one in stores}) == 1
+        assert {case.loop.corrupt.found for case in cases} == {stores[0].problems}
+        return sum(case.passes for case in cases), stores[0]
+
+    victim = Case(drawn_data, tmp_path).samples[4].path
+    unreadable.add(victim)
+    passes, first = store()
+    assert (passes, len(first.indices)) == (processes, 17)
+    assert first.unread == (f"{victim} ([Errno 5] Input/output error)",)
+    assert first.corrupt == ()
+    assert store()[0] == 0, "and it still cannot be read"
+    unreadable.clear()
+    passes, whole = store()
+    assert (passes, len(whole.indices), whole.problems) == (processes, 18, ())
+    assert store()[0] == 0
+
+
+def test_an_image_that_cannot_be_decoded_is_not_tried_again(drawn_data: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(drawn_data, tmp_path / "data"))
+    victim = Case(data, tmp_path).samples[4].path
+    victim.write_bytes(b"no image")
+    assert Case(data, tmp_path).store().unread == ()
+    again = Case(data, tmp_path)
+    assert len(again.store().corrupt) == 1
+    assert again.passes == 0
 
 
 @pytest.fixture

@@ -238,6 +238,31 @@ def test_a_photo_that_one_view_cannot_read_costs_the_job_that_photo(
     assert setup.lesson.loop.corrupt.found == (f"{unlucky} ([Errno 5] Input/output error)",)
 
 
+def test_what_was_made_of_fewer_maps_is_not_taken_for_that_of_all(
+    drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def job() -> Taught:
+        setup = Setup(drawn_data, tmp_path, trainable="last_stage", head_epochs=1, augment="none")
+        setup.lesson = replace(setup.lesson, hyperparameters=replace(setup.hyperparameters, epochs=1))
+        return setup.teach()
+
+    unlucky = Setup(drawn_data, tmp_path).splits.train[5].path
+    real = data.decode
+
+    def decode(path: Path) -> Tensor:
+        if path == unlucky:
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "decode", decode)
+        first = job().features
+    second = job().features
+    assert first is not None
+    assert second is not None
+    assert (len(first[0].indices), len(second[0].indices)) == (17, 18)
+
+
 def test_a_store_that_is_damaged_as_it_is_written_ends_the_job(
     drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
