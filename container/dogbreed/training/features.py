@@ -85,7 +85,7 @@ class StoreKey:
     """Everything that a store's content depends on.
 
     Attributes:
-        samples: digest of the split's names, sizes and classes.
+        samples: digest of the split's files and classes.
         network: model name and where it was cut.
         weights: digest of the frozen weights.
         preprocessing: of the bundle, in words.

@@ -37,7 +37,7 @@ from dogbreed.training.features import (
     write_store,
 )
 from dogbreed.training.loop import Batches, Loop
-from dogbreed.training.sources import find_corrupt
+from dogbreed.training.sources import digest_files, find_corrupt
 
 logger = logging.getLogger(__name__)
 
@@ -88,20 +88,22 @@ class FrozenPart:
         """What runs: made once for all splits, when a first one is not found stored."""
         return _quickest(self.cut.frozen, self.dtype, self.spec, self.device, self.images)
 
-    def key(self, samples: Sequence[Sample], views: Sequence[str], seed: int, first: int = 0) -> StoreKey:
+    def key(self, described: Sequence[str], views: Sequence[str], seed: int, first: int = 0) -> StoreKey:
         """Names the store of a split, or of a share of one that begins at position ``first``.
 
         The seed and the position matter only where views are random.
+
+        Args:
+            described: file and class of each sample, see `_describe`.
+            views: their names.
+            seed: of random views.
+            first: 0 for a whole split.
         """
-        listing = "\n".join(
-            f"{sample.path.parent.name}/{sample.path.name} {sample.path.stat().st_size} {sample.index}"
-            for sample in samples
-        )
         drawn = ""
         if any(is_random(view) for view in views):
             drawn = f" by seed {seed}" + (f" from image {first} on" if first else "")
         return StoreKey(
-            samples=hashlib.sha256(listing.encode()).hexdigest(),
+            samples=hashlib.sha256("\n".join(described).encode()).hexdigest(),
             network=f"{self.model}, {self.cut.name}",
             weights=self.weights,
             preprocessing=repr(self.spec),
@@ -140,11 +142,10 @@ def store_outputs(
     names = [name for name, _ in views]
     share = team.part_of(samples)
     # Shares in the order of the processes are the split, also where each host has images of its own.
-    first = sum(team.gather(len(share))[: team.rank])
-    share_key = part.key(share, names, seed, first)
-    key = share_key if team.alone else part.key(samples, names, seed)
-    if team.apart:
-        key = replace(key, samples=" ".join(team.gather(share_key.samples)))
+    shares = team.gather(_describe(share))
+    first = sum(map(len, shares[: team.rank]))
+    share_key = part.key(shares[team.rank], names, seed, first)
+    key = part.key([one for described in shares for one in described], names, seed)
     found = _find(part.folder, key, samples)
     # Another host may have those of another job, without an image that could not be read then.
     rows = team.gather(None if found is None else zlib.crc32(found.indices.tobytes()))
@@ -194,6 +195,10 @@ def deepen(
     frozen = accelerated(part.cut.frozen, part.dtype, example)
     on_outputs = replace(loop, prepare=Tensor.float)
     return write_store(part.folder, key, [_pass(frozen, part.dtype, on_outputs, batches, 0)], len(store.indices))
+
+
+def _describe(samples: Sequence[Sample]) -> list[str]:
+    return [f"{digest} {one.index}" for digest, one in zip(digest_files(samples), samples, strict=True)]
 
 
 def _find(folder: Path, key: StoreKey, samples: Sequence[Sample]) -> FeatureStore | None:

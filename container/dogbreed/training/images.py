@@ -36,11 +36,11 @@ from torch import Tensor
 
 from dogbreed.preprocessing import decode, resize_shorter
 from dogbreed.training import mapped
-from dogbreed.training.sources import Sample, digest_samples
+from dogbreed.training.sources import Sample, digest_files
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 # A lost process loses at most this much, and the kernel maps it without asking how much memory there is.
 _SEGMENT_BYTES = 1024**3
 _RESERVE_BYTES = 2 * 1024**3
@@ -57,6 +57,7 @@ class ReducedImages:
         samples: the split.
         shorter_px: images whose shorter side is longer are reduced to it; smaller ones stay as they are.
         folder: of the store; None keeps nothing.
+        contents: of the samples' files, see `digest_files`; None reads them.
         reserve_bytes: is left free on the disk; what does not fit is decoded again in every epoch.
         segment_bytes: size at which a segment is closed.
     """
@@ -67,6 +68,7 @@ class ReducedImages:
         shorter_px: int,
         folder: Path | None,
         *,
+        contents: Sequence[str] | None = None,
         reserve_bytes: int = _RESERVE_BYTES,
         segment_bytes: int = _SEGMENT_BYTES,
     ) -> None:
@@ -75,7 +77,9 @@ class ReducedImages:
         self._folder = folder
         self._reserve_bytes = reserve_bytes
         self._segment_bytes = segment_bytes
-        self._digest = _digest(samples, shorter_px) if folder else ""
+        self._digest = ""
+        if folder is not None:
+            self._digest = _digest(digest_files(samples) if contents is None else contents, shorter_px)
         self._lock = threading.Lock()
         self._segments: list[_Segment | None] = []
         self._known: set[str] = set()
@@ -270,10 +274,10 @@ class _Writer:
             raise
 
 
-def _digest(samples: Sequence[Sample], shorter_px: int) -> str:
+def _digest(contents: Sequence[str], shorter_px: int) -> str:
     """Names the segments: all that the pixels depend on."""
     versions = f"Pillow {PIL.__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}"
-    parts = (str(_FORMAT), digest_samples(samples), str(shorter_px), versions, torch.backends.cpu.get_cpu_capability())
+    parts = (str(_FORMAT), *contents, str(shorter_px), versions, torch.backends.cpu.get_cpu_capability())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

@@ -57,6 +57,7 @@ from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.mixing import SmoothedCrossEntropyLoss, make_mixing, unmixed
 from dogbreed.training.optim import make_optimizer, make_schedule
 from dogbreed.training.selection import Selection
+from dogbreed.training.sources import digest_files
 from dogbreed.training.state import FitState
 
 logger = logging.getLogger(__name__)
@@ -257,9 +258,15 @@ class Lesson:
             (splits.validation, self.spec.centre_view, self.spec.resize_px, False),
         ):
             own = self.loop.team.part_of(samples) if self.loop.team.apart else samples
-            source = ReducedImages(own, side, folder)
+            source = ReducedImages(own, side, folder, contents=self._contents(samples) if folder else None)
             loaders.append(self.images(samples, its_view, shuffle=shuffle, source=source))
         return loaders[0], loaders[1]
+
+    def _contents(self, samples: Sequence[Sample]) -> Sequence[str]:
+        """Of the files whose images this process may read; see `digest_files`. Each is read by one process of all."""
+        team = self.loop.team
+        own = digest_files(team.part_of(samples))
+        return own if team.apart else [digest for digests in team.gather(own) for digest in digests]
 
     def _advise(self, fit: FitResult, samples: int) -> None:
         """Says what to change when the loader was the bottleneck; not of the first epoch, which fills stores."""

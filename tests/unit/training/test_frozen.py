@@ -209,6 +209,21 @@ def test_a_file_that_could_not_be_read_is_tried_again_by_the_next_job(
     assert store()[0] == 0
 
 
+def test_photos_that_others_of_the_same_size_replace_are_computed_again(drawn_data: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(drawn_data, tmp_path / "data"))
+    one, other = (Case(data, tmp_path).samples[position].path for position in (4, 9))
+    size = max(file.stat().st_size for file in (one, other))
+    pictures = [file.read_bytes().ljust(size, b"\0") for file in (one, other)]
+    one.write_bytes(pictures[0])
+    other.write_bytes(pictures[1])
+    before = Case(data, tmp_path).store().outputs
+    one.write_bytes(pictures[1])
+    other.write_bytes(pictures[0])
+    after = Case(data, tmp_path).store().outputs
+    assert np.array_equal(before[0, [4, 9]], after[0, [9, 4]])
+    assert not np.array_equal(before[0, 4], after[0, 4])
+
+
 def test_an_image_that_cannot_be_decoded_is_not_tried_again(drawn_data: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(drawn_data, tmp_path / "data"))
     victim = Case(data, tmp_path).samples[4].path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,33 +45,41 @@ def assert_right(found: list[torch.Tensor], samples: tuple[Sample, ...]) -> None
         assert torch.equal(image, resize_shorter(decode(sample.path), SIDE))
 
 
-def spoil(samples: tuple[Sample, ...]) -> None:
-    """From here on the files cannot be decoded, of the same size as before: what is read comes from the store."""
-    for sample in samples:
-        sample.path.write_bytes(b"x" * sample.path.stat().st_size)
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From when it is called no file can be decoded: what is read comes from the store."""
+
+    def fail(path: Path) -> None:
+        raise CorruptImageError(f"{path} is read once more")
+
+    return lambda: monkeypatch.setattr(images, "decode", fail)
 
 
-def test_the_second_epoch_comes_from_the_store(samples: tuple[Sample, ...], tmp_path: Path) -> None:
+def test_the_second_epoch_comes_from_the_store(
+    samples: tuple[Sample, ...], tmp_path: Path, spoil: Callable[[], None]
+) -> None:
     source = reduced(samples, tmp_path / "made" / "when missing")
     first = read_all(source, samples)
     assert_right(first, samples)
-    spoil(samples)
+    spoil()
     second = read_all(source, samples)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert source.stored == len(samples)
 
 
-def test_another_process_finds_the_store(samples: tuple[Sample, ...], tmp_path: Path) -> None:
+def test_another_process_finds_the_store(
+    samples: tuple[Sample, ...], tmp_path: Path, spoil: Callable[[], None]
+) -> None:
     first = read_all(reduced(samples, tmp_path), samples)
-    spoil(samples)
+    spoil()
     second = read_all(reduced(samples, tmp_path), samples)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_without_a_folder_nothing_is_kept(samples: tuple[Sample, ...]) -> None:
+def test_without_a_folder_nothing_is_kept(samples: tuple[Sample, ...], spoil: Callable[[], None]) -> None:
     source = reduced(samples, None)
     assert_right(read_all(source, samples), samples)
-    spoil(samples)
+    spoil()
     with pytest.raises(CorruptImageError):
         source.read(0)
 
@@ -97,7 +106,7 @@ def test_what_is_written_to_an_image_does_not_reach_the_store(samples: tuple[Sam
     assert_right([reduced(samples, tmp_path).read(0)], samples[:1])
 
 
-@pytest.mark.parametrize("change", ["name", "size of a file", "order", "side"])
+@pytest.mark.parametrize("change", ["name", "size of a file", "content of a file", "order", "side"])
 def test_a_store_belongs_to_everything_it_depends_on(samples: tuple[Sample, ...], tmp_path: Path, change: str) -> None:
     read_all(reduced(samples, tmp_path), samples)
     side = SIDE
@@ -107,6 +116,8 @@ def test_a_store_belongs_to_everything_it_depends_on(samples: tuple[Sample, ...]
     elif change == "size of a file":
         with samples[0].path.open("ab") as stream:
             stream.write(b" ")
+    elif change == "content of a file":
+        samples[0].path.write_bytes(samples[0].path.read_bytes()[:-1] + b"x")
     elif change == "order":
         samples = samples[::-1]
     else:
@@ -149,7 +160,12 @@ def change_index(file: Path, row: int, column: int, value: int) -> None:
     ],
 )
 def test_a_damaged_store_is_never_trusted(
-    samples: tuple[Sample, ...], tmp_path: Path, segment: Damaged, damage: str, caplog: pytest.LogCaptureFixture
+    samples: tuple[Sample, ...],
+    tmp_path: Path,
+    segment: Damaged,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[], None],
 ) -> None:
     data = segment.pixels.read_bytes()
     if damage == "flipped":
@@ -184,7 +200,7 @@ def test_a_damaged_store_is_never_trusted(
     assert "decoded again" in caplog.text
     assert not segment.index.exists()
     assert not segment.pixels.exists()
-    spoil(samples)
+    spoil()
     assert len(read_all(reduced(samples, tmp_path / "store"), samples)) == len(samples), "it is written again"
 
 
@@ -235,7 +251,7 @@ def test_a_store_grows_in_segments_that_are_used_at_once(samples: tuple[Sample, 
     assert_right(read_all(source, samples), samples)
 
 
-def test_ranks_fill_one_store_together(samples: tuple[Sample, ...], tmp_path: Path) -> None:
+def test_ranks_fill_one_store_together(samples: tuple[Sample, ...], tmp_path: Path, spoil: Callable[[], None]) -> None:
     ranks = [reduced(samples, tmp_path) for _ in range(2)]
     right = [resize_shorter(decode(sample.path), SIDE) for sample in samples]
     for rank, source in enumerate(ranks):
@@ -244,7 +260,7 @@ def test_ranks_fill_one_store_together(samples: tuple[Sample, ...], tmp_path: Pa
     for source in ranks:
         source.end_epoch()
     ranks[0].end_epoch()  # the first one had ended before the second
-    spoil(samples)
+    spoil()
     for source in ranks:
         assert all(torch.equal(source.read(position), image) for position, image in enumerate(right))
 

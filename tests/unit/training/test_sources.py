@@ -10,7 +10,7 @@ import pytest
 
 from dogbreed.errors import DataError
 from dogbreed.training.lists import Label
-from dogbreed.training.sources import Sample, Splits, digest_samples, find_classes, find_corrupt, find_splits
+from dogbreed.training.sources import Sample, Splits, digest_files, find_classes, find_corrupt, find_splits
 
 
 def find(found: dict[str, Path], *, fraction: float = 0.2, seed: int = 0) -> Splits:
@@ -341,13 +341,41 @@ def test_a_host_whose_list_misses_a_class_keeps_the_common_indices(
     assert {sample.index for sample in splits.train} == {0, 1}
 
 
-def test_the_digest_of_samples_depends_on_names_sizes_and_order(copy: Path) -> None:
+def test_the_digests_of_files_are_those_of_each_in_order(copy: Path) -> None:
     train = find({"train": copy}).train
-    digest = digest_samples(train)
-    assert digest != digest_samples(train[::-1])
-    assert digest != digest_samples(train[1:])
+    digests = digest_files(train)
+    assert len(set(digests)) == 18
+    assert digest_files(train[::-1]) == digests[::-1]
+    assert digest_files(train[1:]) == digests[1:]
+    assert digest_files(()) == ()
     train[0].path.write_bytes(b"shorter")
-    assert digest != digest_samples(train)
+    assert digest_files(train)[0] != digests[0]
+
+
+@pytest.mark.parametrize("size", [100, 5_000, 100_000])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_files_of_one_name_and_size_are_told_apart_by_their_content(tmp_path: Path, size: int, share: float) -> None:
+    file = tmp_path / "a.bmp"
+    file.write_bytes(bytes(size))
+    before = digest_files([Sample(file, 0)])
+    changed = bytearray(size)
+    changed[int(share * size)] = 1
+    file.write_bytes(changed)
+    assert digest_files([Sample(file, 0)]) != before
+
+
+def test_a_file_of_the_same_content_has_the_same_digest_whenever_it_was_written(copy: Path, tmp_path: Path) -> None:
+    train = find({"train": copy}).train
+    digests = digest_files(train)
+    again = Path(shutil.copytree(copy, tmp_path / "again", copy_function=shutil.copyfile))
+    assert digest_files(find({"train": again}).train) == digests
+
+
+def test_a_file_that_cannot_be_read_has_a_digest_too(copy: Path) -> None:
+    train = find({"train": copy}).train
+    digests = digest_files(train)
+    train[3].path.unlink()
+    assert [digest == before for digest, before in zip(digest_files(train), digests, strict=True)].count(False) == 1
 
 
 def test_of_what_every_host_has_each_takes_a_part(tmp_path: Path) -> None:
