@@ -166,6 +166,7 @@ class Evidence:
         labels: class names in the order of their indices, or none.
         missing: why something is not there, for the words of a verdict: collection, ``losses``, ``answers``, ``system``
             or ``times`` -> a sentence.
+        ongoing: more may come: the job still runs.
     """
 
     losses: Losses = Losses(train=(), evaluation=())
@@ -175,3 +176,4 @@ class Evidence:
     times: StepTimes | None = None
     labels: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
+    ongoing: bool = False

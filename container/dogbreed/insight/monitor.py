@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from dogbreed.insight.evidence import Evidence
 from dogbreed.insight.rules.common import Need, Rule
+from dogbreed.insight.rules.losses import JUDGED
 from dogbreed.insight.rules.registry import evaluate
 from dogbreed.insight.verdicts import Status, Verdict
 
@@ -70,7 +71,8 @@ class Monitor:
 
         A rule on tensors, losses or the machine that fired once keeps that verdict: only the newest readings of a long
         job are kept, and what it saw may be gone. Rules on answers are judged by the latest ones alone, because every
-        model mixes up classes at first.
+        model mixes up classes at first; and what was found in train losses is forgotten when evaluations are judged,
+        which say the same with less noise.
         """
         verdicts = tuple(
             self._remembered(rule, verdict)
@@ -97,6 +99,9 @@ class Monitor:
     def _remembered(self, rule: Rule, verdict: Verdict) -> Verdict:
         if Need.ANSWERS in rule.needs:
             return verdict
+        judged = verdict.details.get(JUDGED)
+        if judged == "EVAL" and verdict.rule in self._fired and self._fired[verdict.rule].details[JUDGED] != judged:
+            del self._fired[verdict.rule]
         if verdict.status is Status.ISSUES_FOUND:
             self._fired.setdefault(verdict.rule, verdict)
             return verdict

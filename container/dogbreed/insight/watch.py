@@ -76,6 +76,7 @@ class Watch:
         self._sampler = sampler
         self._operators = operators
         self._hook: tensors.TensorHook | None = None
+        self._over = False
         self._monitor = Monitor(rules, self.evidence, stop_on=stop_on, on_change=_tell, interval_s=interval_s)
 
     @property
@@ -140,7 +141,7 @@ class Watch:
             missing["system"] = "the machine was not sampled."
         system = None if self._sampler is None else self._sampler.samples()
         if self._hook is None:
-            return Evidence(system=system, times=self.timeline.times(), missing=missing)
+            return Evidence(system=system, times=self.timeline.times(), missing=missing, ongoing=not self._over)
         losses, kept, answers, why = self._hook.evidence()
         return Evidence(
             losses=losses,
@@ -150,10 +151,12 @@ class Watch:
             system=system,
             times=self.timeline.times(),
             missing={**missing, **why},
+            ongoing=not self._over,
         )
 
     def finish(self, folder: Path) -> Findings:
         """Ends the watching: writes what is buffered, and the traces into the report's folder."""
+        self._over = True
         if self._hook is not None:
             self._hook.close()
         if self._sampler is not None:

@@ -66,6 +66,25 @@ def test_an_untrained_models_confusion_is_forgotten_when_it_has_learnt():
     assert monitor.finish()[0].status is Status.NO_ISSUES_FOUND
 
 
+def test_what_train_losses_showed_is_forgotten_when_evaluations_are_judged():
+    evidence = [Evidence(losses=losses([4.0] + [9000.0] * 6, every=10))]
+    monitor, told = watched(evidence, "LossNotDecreasing")
+    monitor.evaluate()
+    evidence.append(Evidence(losses=GOOD))
+    assert monitor.finish()[0].status is Status.NO_ISSUES_FOUND
+    assert told == [("LossNotDecreasing", Status.ISSUES_FOUND), ("LossNotDecreasing", Status.NO_ISSUES_FOUND)]
+
+
+def test_what_evaluations_showed_is_remembered():
+    evidence = [Evidence(losses=losses([2.0, 1.0, 0.5], [1.0, 2.0], every=10))]
+    monitor, _ = watched(evidence, "LossNotDecreasing")
+    monitor.evaluate()
+    evidence.append(Evidence(losses=GOOD))
+    (verdict,) = monitor.finish()
+    assert verdict.status is Status.ISSUES_FOUND
+    assert "rose by 100 %, from 1 at step 10 to 2 at step 20" in verdict.evidence
+
+
 def test_the_thread_evaluates_by_itself_and_ends_when_told():
     looked = threading.Event()
 

@@ -1,4 +1,6 @@
 import math
+import random
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +16,16 @@ def series(values, every=1, start=0):
 
 def train(*values, every=10):
     return Losses(train=series(values, every), evaluation=())
+
+
+def evaluated(*values, every=10):
+    return Losses(train=(), evaluation=series(values, every))
+
+
+def noisy(values, noise=0.08, seed=0):
+    """Batches that vary in proportion to their loss."""
+    draw = random.Random(seed)
+    return train(*(value * math.exp(draw.gauss(0, noise)) for value in values))
 
 
 def epochs(train_values, evaluation_values, steps=10):
@@ -65,7 +77,7 @@ def test_loss_breaks_by_a_small_fall_or_a_large_rise(old, new, breaks):
 
 
 def test_loss_not_decreasing_names_step_value_and_threshold():
-    verdict = LossNotDecreasing().evaluate(train(2.0, 1.0, 1.2, 1.1))
+    verdict = LossNotDecreasing().evaluate(evaluated(2.0, 1.0, 1.2, 1.1))
     assert verdict.status is Status.ISSUES_FOUND
     assert (verdict.violations, verdict.datapoints) == (1, 3)
     assert "rose by 20 %, from 1 at step 10 to 1.2 at step 20" in verdict.evidence
@@ -82,9 +94,63 @@ def test_loss_not_decreasing_prefers_evaluations_to_noisy_batches():
     assert "evaluation loss went from 1 at step 10 to 0.7 at step 30" in verdict.evidence
 
 
-def test_loss_not_decreasing_judges_train_losses_when_asked():
-    losses = Losses(train=series([1.0, 1.0], every=10), evaluation=series([1.0, 0.8], every=10, start=10))
-    assert LossNotDecreasing(mode="TRAIN").evaluate(losses).status is Status.ISSUES_FOUND
+# Saved by a fine-tuning of four epochs whose train losses were 3.39, 2.53, 1.76 and 1.23.
+HEALTHY = (4.153, 3.433, 3.413, 3.181, 3.234, 2.585, 2.817, 2.57, 2.45, 1.495, 2.807, 1.078, 1.53, 1.44, 1.828, 1.428)
+
+
+@pytest.mark.parametrize("seen", range(len(HEALTHY) + 1))
+@pytest.mark.parametrize("mode", ["", "TRAIN"])
+def test_single_batches_of_a_healthy_job_never_fire(mode, seen):
+    rule = LossNotDecreasing(mode=mode)
+    for ongoing in (True, False):
+        assert rule.evaluate(train(*HEALTHY[:seen]), ongoing=ongoing).status is not Status.ISSUES_FOUND
+    if seen >= 5:
+        assert rule.evaluate(train(*HEALTHY[:seen])).status is Status.NO_ISSUES_FOUND
+
+
+def test_while_evaluations_may_come_train_losses_are_not_judged_in_their_place():
+    losses = Losses(train=series([4.0, 9000.0, 8000.0, 9000.0], every=10), evaluation=series([8000.0], start=40))
+    verdict = LossNotDecreasing().judge(Evidence(losses=losses, ongoing=True))
+    assert verdict.status is Status.NOT_ENOUGH_DATA
+    assert "1 evaluation and 4 train losses; two finite evaluations that are at least num_steps=10" in verdict.evidence
+    assert "train losses over" not in verdict.evidence
+    assert LossNotDecreasing(mode="EVAL").judge(Evidence(losses=losses)).status is Status.NOT_ENOUGH_DATA
+
+
+@pytest.mark.parametrize(
+    ("losses", "told", "advice"),
+    [
+        (train(4.153, 6695.0, 11000.0, 9000.0, 7512.0), "rose by 1.81e+05 %, from 4.153 to 7512", "Lower lr"),
+        (noisy([3.4] * 300), "the means of the first and the last 100 of 300 train losses", "Raise lr"),
+        (train(*[3.4] * 9), "by 0 %", "Raise lr"),
+        (noisy([3.4 * 1.02**step for step in range(60)]), "a rise of 5 % is tolerated", "Lower lr"),
+    ],
+    ids=["diverged at once", "flat and noisy", "the same", "rising"],
+)
+def test_train_losses_that_do_not_fall_fire_when_no_more_can_come(losses, told, advice):
+    verdict = LossNotDecreasing().evaluate(losses)
+    assert verdict.status is Status.ISSUES_FOUND
+    assert told in verdict.evidence
+    assert advice in verdict.recommendation
+    assert LossNotDecreasing(mode="TRAIN").evaluate(losses, ongoing=True) == replace(
+        verdict, parameters={**verdict.parameters, "mode": "TRAIN"}
+    )
+
+
+def test_a_change_that_noise_hides_is_not_enough_data():
+    verdict = LossNotDecreasing(mode="TRAIN").evaluate(noisy([3.4] * 12))
+    assert verdict.status is Status.NOT_ENOUGH_DATA
+    assert "too much to say whether it falls" in verdict.evidence
+
+
+def test_a_slow_fall_is_seen_through_the_noise_of_many_batches():
+    slow = [3.4 * 0.999**step for step in range(300)]
+    fired = [LossNotDecreasing(mode="TRAIN").evaluate(noisy(slow, seed=seed)).status for seed in range(50)]
+    assert fired == [Status.NO_ISSUES_FOUND] * 50
+
+
+def test_train_losses_that_have_come_down_to_nothing_are_no_issue():
+    assert LossNotDecreasing(mode="TRAIN").evaluate(train(*[0.0] * 9)).status is Status.NO_ISSUES_FOUND
 
 
 @pytest.mark.parametrize(
@@ -96,7 +162,7 @@ def test_loss_not_decreasing_judges_train_losses_when_asked():
     ],
 )
 def test_loss_not_decreasing_advises_by_when_and_how_it_failed(values, advice):
-    assert advice in LossNotDecreasing().evaluate(train(*values)).recommendation
+    assert advice in LossNotDecreasing().evaluate(evaluated(*values)).recommendation
 
 
 def test_overfit_fires_after_more_than_patience_evaluations_in_a_row():
@@ -200,8 +266,10 @@ def test_exploding_tensor_may_overlook_infinity():
     ("rule", "losses", "missing"),
     [
         (LossNotDecreasing(), train(1.0, 0.9, every=5), "0 evaluations and 2 train losses"),
-        (LossNotDecreasing(mode="TRAIN"), train(1.0), "1 train loss; two finite losses"),
-        (LossNotDecreasing(), train(1.0, math.nan), "a job of at least 11 steps"),
+        (LossNotDecreasing(mode="TRAIN"), train(1.0), "1 train loss; three finite train losses over at least 10"),
+        (LossNotDecreasing(mode="EVAL"), evaluated(1.0), "1 evaluation; two finite evaluations that are at least"),
+        (LossNotDecreasing(), train(1.0, math.nan, 1.0), "three finite train losses over at least 10 steps"),
+        (LossNotDecreasing(num_steps=50), train(1.0, 0.5, 0.1), "over at least 50 steps"),
         (Overfit(), epochs([1.0], [1.0]), "1 evaluation and 1 train loss"),
         (Overfit(), train(1.0, 0.9, 0.8), "at least 2 evaluations"),
         (Overtraining(), epochs([1.0] * 6, [1.0] * 10), "10 evaluations and 6 train losses; at least 11 and 6"),

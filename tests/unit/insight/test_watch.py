@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dogbreed.insight.rules.registry import default_rules, parse_rules
+from dogbreed.insight.rules.registry import default_rules, evaluate, parse_rules
 from dogbreed.insight.system import Sample, SystemSampler
 from dogbreed.insight.timeline import OperatorProfile, Timeline
 from dogbreed.insight.verdicts import Status
@@ -77,6 +77,25 @@ def test_a_rule_that_is_named_asks_for_the_end_of_the_job(tmp_path):
     watched_job(watch, model, criterion, epochs=1)
     watch.finish(tmp_path / "report")
     assert watch.stopped_by == "ExplodingTensor"
+
+
+def test_noisy_batches_end_no_job_before_its_evaluations_are_known(tmp_path):
+    pytest.importorskip("smdebug")
+    model, criterion = network(), nn.CrossEntropyLoss()
+    rules = parse_rules("LossNotDecreasing")
+    watch = Watch(rules, timeline=Timeline(), stop_on=("LossNotDecreasing",), interval_s=1000)
+    watch.attach(model, criterion, folder=tmp_path / "tensors", config=None)
+    watch.start_pass("train")
+    for step in range(50):
+        criterion(model(torch.randn(8, 4)) * (1 + step), torch.arange(8) % 2).backward()
+        watch.step("train")
+    watch.end_pass()
+    assert watch.evidence().ongoing
+    (verdict,) = evaluate(rules, watch.evidence())
+    assert (len(watch.evidence().losses.train), verdict.status) == (5, Status.NOT_ENOUGH_DATA)
+    (verdict,) = watch.finish(tmp_path / "report").verdicts
+    assert "train loss rose" in verdict.evidence
+    assert not watch.evidence().ongoing
 
 
 def test_without_smdebug_the_job_runs_and_the_rules_say_why_they_know_nothing(tmp_path, monkeypatch):

@@ -11,14 +11,29 @@ split, with the mean of its losses. Both have their place on one axis, the numbe
 from __future__ import annotations
 
 import math
+import statistics
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 from dogbreed.insight.evidence import Evidence, Losses, Point, Series
 from dogbreed.insight.rules.common import Need, times, verdict
 from dogbreed.insight.verdicts import Status, Verdict
+
+JUDGED = "losses"
+"""Among a verdict's details: which losses it is about, ``EVAL`` or ``TRAIN``."""
+_HIDDEN_PERCENT = 5.0
+"""A loss that may have fallen by so much is not said to have stayed."""
+_NEIGHBOURS = 0.6745 * math.sqrt(2)
+"""Median of the absolute difference of two draws from a normal distribution, in standard deviations."""
+_MOST_CHANCE = 20.0
+"""In logarithms, as far as numbers go."""
+_FEWEST = 3
+"""Losses in a third, at least, to say that they stayed: the noise of fewer may seem small by chance."""
+_NO_LOSS = 1e-12
+"""Has nowhere left to fall."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +49,13 @@ class LossNotDecreasing:
 
     The page gives `mode` the default GLOBAL and says beside it that EVAL, TRAIN and GLOBAL are tried in this order.
     EVAL first is the reading here: two batches in a row differ by more than either threshold in any healthy job, while
-    the means of whole passes do not. TRAIN is taken when the evaluations allow no comparison; GLOBAL mixes the two and
-    is not offered.
+    the means of whole passes do not. TRAIN is taken when the evaluations allow no comparison and no more of them can
+    come; GLOBAL mixes the two and is not offered.
+
+    Train losses are compared once, over the whole job, and not batch by batch: the mean of the first third with that of
+    the last, both of logarithms, with what chance may make of them (`_Trend`). A rise or a fall is one that exceeds
+    chance; a loss is said not to fall only where chance hides less than 5 %. Where it hides more, there is not enough
+    data.
 
     Attributes:
         num_steps: train steps between two compared losses, at least.
@@ -53,26 +73,38 @@ class LossNotDecreasing:
 
     def judge(self, evidence: Evidence) -> Verdict:
         """Judges the losses."""
-        return self.evaluate(evidence.losses)
+        return self.evaluate(evidence.losses, ongoing=evidence.ongoing)
 
-    def evaluate(self, losses: Losses) -> Verdict:
-        """Judges the evaluations, or the train losses when these do not suffice."""
-        candidates = {"EVAL": losses.evaluation, "TRAIN": losses.train}
-        for mode in (self.mode,) if self.mode else ("EVAL", "TRAIN"):
-            pairs = self.comparisons(_finite(candidates[mode]))
+    def evaluate(self, losses: Losses, *, ongoing: bool = False) -> Verdict:
+        """Judges the evaluations, or the train losses when these do not suffice.
+
+        Args:
+            losses: of the job so far.
+            ongoing: more may come, so that train losses are judged only where ``mode`` asks for them.
+        """
+        if self.mode != "TRAIN":
+            pairs = self.comparisons(_finite(losses.evaluation))
             if pairs:
-                return self._judge(mode, pairs)
-        counts = {
-            "EVAL": times(len(losses.evaluation), "evaluation"),
-            "TRAIN": times(len(losses.train), "train loss"),
-        }
-        found = counts[self.mode] if self.mode else f"{counts['EVAL']} and {counts['TRAIN']}"
+                return self._judge(pairs)
+        if self.mode == "TRAIN" or not (self.mode or ongoing):
+            trend = _Trend.of(_finite(losses.train))
+            if trend is not None and trend.steps >= self.num_steps:
+                return self._judge_trend(trend)
+        evaluations, batches = times(len(losses.evaluation), "evaluation"), times(len(losses.train), "train loss")
+        two = f"two finite evaluations that are at least num_steps={self.num_steps} steps apart"
+        three = f"three finite train losses over at least {self.num_steps} steps"
+        found, needed = {
+            "EVAL": (evaluations, two),
+            "TRAIN": (batches, three),
+            "": (f"{evaluations} and {batches}", two if ongoing else f"{two}, or {three}"),
+        }[self.mode]
         return verdict(
             self,
             Status.NOT_ENOUGH_DATA,
-            evidence=f"The job has {found}; two finite losses of a kind that are at least num_steps={self.num_steps} "
-            f"steps apart are needed, so a job of at least {self.num_steps + 1} steps.",
-            recommendation="Train for more steps: more epochs, or a smaller batch size.",
+            evidence=f"The job has {found}; {needed} are needed.",
+            recommendation="Nothing to do while the job runs: more is still to come."
+            if ongoing
+            else "Train for more steps: more epochs, or a smaller batch size.",
         )
 
     def comparisons(self, series: Series) -> list[tuple[Point, Point]]:
@@ -96,35 +128,71 @@ class LossNotDecreasing:
             return change_percent > self.increase_threshold_percent
         return -change_percent < self.diff_percent
 
-    def _judge(self, mode: str, pairs: Sequence[tuple[Point, Point]]) -> Verdict:
-        name = "evaluation" if mode == "EVAL" else "train"
+    def _judge(self, pairs: Sequence[tuple[Point, Point]]) -> Verdict:
+        """The verdict on evaluations."""
         broken = [pair for pair in pairs if self.breaks(pair[0].value, pair[1].value)]
         if not broken:
             first, last = pairs[0][0], pairs[-1][1]
             return verdict(
                 self,
                 Status.NO_ISSUES_FOUND,
-                evidence=f"The {name} loss went from {first.value:.4g} at step {first.step} to {last.value:.4g} at "
+                evidence=f"The evaluation loss went from {first.value:.4g} at step {first.step} to {last.value:.4g} at "
                 f"step {last.step} and passed all {len(pairs)} comparisons.",
                 datapoints=len(pairs),
+                details={JUDGED: "EVAL"},
             )
         old, new = broken[0]
         kind = "rose" if new.value > old.value else "did not fall" if new.value == old.value else "fell only"
-        limit = (
-            f"a rise of {self.increase_threshold_percent:g} % is tolerated"
-            if new.value > old.value
-            else f"a fall of {self.diff_percent:g} % is expected"
-        )
         amount = "" if old.value in (new.value, 0) else f" by {_percent(old.value, new.value)}"
-        batches = " Single batches vary; look at the curve before acting." if mode == "TRAIN" else ""
         return verdict(
             self,
             Status.ISSUES_FOUND,
-            evidence=f"The {name} loss {kind}{amount}, from {old.value:.4g} at step {old.step} to {new.value:.4g} at "
-            f"step {new.step} ({limit}); {len(broken)} of {len(pairs)} comparisons failed.{batches}",
+            evidence=f"The evaluation loss {kind}{amount}, from {old.value:.4g} at step {old.step} to {new.value:.4g} "
+            f"at step {new.step} ({self._limit(rose=new.value > old.value)}); {len(broken)} of {len(pairs)} "
+            f"comparisons failed.",
             recommendation=self._advice(late=2 * pairs.index(broken[0]) >= len(pairs), rose=new.value > old.value),
             violations=len(broken),
             datapoints=len(pairs),
+            details={JUDGED: "EVAL"},
+        )
+
+    def _judge_trend(self, trend: _Trend) -> Verdict:
+        """The verdict on train losses."""
+        rose = trend.least > 1 + self.increase_threshold_percent / 100
+        fell = trend.most <= 1 - self.diff_percent / 100 or trend.old <= 2 * _NO_LOSS
+        stayed = trend.taken >= _FEWEST and trend.least >= 1 - max(self.diff_percent, _HIDDEN_PERCENT) / 100
+        told = (
+            f"from {trend.old:.4g} to {trend.new:.4g}, which are the means of the first and the last {trend.taken} of "
+            f"{times(trend.losses, 'train loss')}. Batches vary by {trend.noise * 100:.2g} %, so chance alone may "
+            f"change this by {(math.exp(min(trend.chance, _MOST_CHANCE)) - 1) * 100:.2g} %"
+        )
+        went = f"{'rose' if trend.new > trend.old else 'fell'} by {_percent(trend.old, trend.new)}"
+        if not (rose or fell or stayed):
+            return verdict(
+                self,
+                Status.NOT_ENOUGH_DATA,
+                evidence=f"The train loss {went}, {told}: too much to say whether it falls. More train losses are "
+                f"needed, or two evaluations at least num_steps={self.num_steps} steps apart.",
+                recommendation="Train for more steps: more epochs, or a smaller batch size.",
+                datapoints=trend.losses,
+                details={JUDGED: "TRAIN"},
+            )
+        broken = rose or not fell
+        return verdict(
+            self,
+            Status.ISSUES_FOUND if broken else Status.NO_ISSUES_FOUND,
+            evidence=f"The train loss {went}, {told} ({self._limit(rose=rose)}).",
+            recommendation=self._advice(late=False, rose=rose) if broken else "",
+            violations=int(broken),
+            datapoints=trend.losses,
+            details={JUDGED: "TRAIN"},
+        )
+
+    def _limit(self, *, rose: bool) -> str:
+        return (
+            f"a rise of {self.increase_threshold_percent:g} % is tolerated"
+            if rose
+            else f"a fall of {self.diff_percent:g} % is expected"
         )
 
     def _advice(self, *, late: bool, rose: bool) -> str:
@@ -301,6 +369,64 @@ class Overtraining:
             else:
                 waited.append(waited[-1] + 1)
         return waited
+
+
+@dataclass(frozen=True, slots=True)
+class _Trend:
+    """Where the losses of single batches went over a whole job, and how far chance may have carried them.
+
+    Logarithms are compared, because batches vary in proportion to their loss: one that varies by 10 % does so at 4 nats
+    and at 0.4. Noise is the median of the differences between neighbours, scaled to the standard deviation of a normal
+    distribution: neither the trend nor a single jump (a learning rate so high that the first steps lead from 4 to 8,000
+    nats) is taken for noise. Chance is two standard errors of the difference of the means, and more with few losses, of
+    which the noise is little known.
+
+    Attributes:
+        old: mean of the first third, in nats.
+        new: mean of the last third.
+        taken: losses in either.
+        losses: all of them.
+        steps: between the middles of the two.
+        noise: standard deviation of a single logarithm.
+        chance: by how much the logarithm of ``new / old`` may be off.
+    """
+
+    old: float
+    new: float
+    taken: int
+    losses: int
+    steps: float
+    noise: float
+    chance: float
+
+    @classmethod
+    def of(cls, series: Series) -> _Trend | None:
+        """The trend of finite losses; None of fewer than three."""
+        if len(series) < 3:
+            return None
+        taken = len(series) // 3
+        logs = [math.log(max(point.value, _NO_LOSS)) for point in series]
+        noise = statistics.median(abs(after - before) for before, after in pairwise(logs)) / _NEIGHBOURS
+        first, last = series[:taken], series[-taken:]
+        return cls(
+            old=math.exp(statistics.fmean(logs[:taken])),
+            new=math.exp(statistics.fmean(logs[-taken:])),
+            taken=taken,
+            losses=len(series),
+            steps=statistics.fmean(point.step for point in last) - statistics.fmean(point.step for point in first),
+            noise=noise,
+            chance=(2 + 6 / (len(series) - 1)) * noise * math.sqrt(2 / taken),
+        )
+
+    @property
+    def least(self) -> float:
+        """The lowest ratio of new to old that chance allows."""
+        return self.new / self.old * math.exp(-self.chance)
+
+    @property
+    def most(self) -> float:
+        """The highest."""
+        return self.new / self.old * math.exp(min(self.chance, _MOST_CHANCE))
 
 
 def _finite(series: Series) -> Series:
