@@ -331,7 +331,7 @@ def test_rules_that_do_not_exist(in_process: OptMl, drawn_data: Path, name: str,
 def test_the_report_shows_where_the_time_went_and_the_photos_that_were_wrong(
     in_process: OptMl, drawn_data: Path
 ) -> None:
-    in_process.hyperparameters({**QUICK, "epochs": "10", "lr": "0.0001"})
+    in_process.hyperparameters({**QUICK, "epochs": "10", "lr": "0.0001", "num-workers": "2"})
     in_process.channels(train=drawn_data)
     assert job.main() == 0
     insight = in_process.root / "output" / "data" / "insight"
@@ -341,6 +341,8 @@ def test_the_report_shows_where_the_time_went_and_the_photos_that_were_wrong(
     gradients = [verdict for verdict in record["verdicts"] if verdict["rule"] == "VanishingGradient"]
     assert gradients[0]["status"] in ("NoIssuesFound", "IssuesFound"), gradients
     assert {"data", "forward", "backward", "optimizer"} <= set(record["profile"]["seconds"])
+    assert record["profile"]["workers"] == 2
+    assert record["profile"]["worker_seconds"] > 0
     wrong = record["wrong"]
     accuracy = record["metrics"]["test_accuracy"]
     assert len(wrong) == min(12, round(9 * (1 - accuracy)))

@@ -139,8 +139,10 @@ class StepTimes:
         seconds: kind of work -> seconds spent on it in the whole job; see `timeline.KINDS`.
         steps: phase (``train``, ``validation``, ``test``) -> float32 seconds of each of its newest steps.
         longest_silence_s: longest time in which nothing was told, the time until `now_s` included.
-        workers: processes that load data; 0 loads in the training process.
-        worker_seconds: what those processes spent on decoding and augmenting, all together.
+        workers: threads that load images, of the process that is watched; 0 where what trains loads them itself, None
+            where it reads stored outputs and there are none to load.
+        worker_seconds: what decoding and augmenting took those threads, all together.
+        processes: of this host, each with so many threads.
     """
 
     started_s: float
@@ -149,8 +151,9 @@ class StepTimes:
     seconds: Mapping[str, float]
     steps: Mapping[str, NDArray[np.float32]]
     longest_silence_s: float
-    workers: int = 0
+    workers: int | None = None
     worker_seconds: float = 0.0
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,8 +31,8 @@ class Profile:
             sample and percent, each the mean of its stretch.
         usage: see `rules.machine.system_usage`.
         operators: of the profiled steps, see `timeline.Operator`.
-        workers: processes that loaded data.
-        worker_seconds: that they spent on decoding and augmenting, all together.
+        workers: threads that loaded images, see `evidence.StepTimes`.
+        worker_seconds: what decoding and augmenting took them, all together.
     """
 
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Profile:
     series: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     usage: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
     operators: Sequence[Mapping[str, Any]] = ()
-    workers: int = 0
+    workers: int | None = None
     worker_seconds: float = 0.0
 
 
@@ -54,7 +54,7 @@ def of(evidence: Evidence, operators: Sequence[Operator] = ()) -> Profile:
         series=_series(system) if system is not None and sampled else {},
         usage=system_usage(system) if system is not None and sampled else {},
         operators=tuple(asdict(one) for one in operators),
-        workers=taken.workers if taken else 0,
+        workers=taken.workers if taken else None,
         worker_seconds=round(taken.worker_seconds, 4) if taken else 0.0,
     )
 

@@ -101,7 +101,6 @@ class Timeline:
     Args:
         clock: seconds, monotonic.
         event: makes an event on the device that trains; None for a CPU.
-        workers: processes that load data.
     """
 
     def __init__(
@@ -109,11 +108,12 @@ class Timeline:
         clock: Callable[[], float] = time.perf_counter,
         *,
         event: Callable[[], Event] | None = None,
-        workers: int = 0,
     ) -> None:
         self._clock = clock
         self._event = event
-        self.workers = workers
+        self._workers: int | None = None
+        self._worker_seconds: Callable[[], float] = float
+        self._processes = 1
         self._started = self._last = self._step_start = self._alive = clock()
         # What was marked and is not reckoned up yet: a kind of work, or `_STEP`, and the time at its end.
         self._marks: list[tuple[str, float]] = []
@@ -131,7 +131,6 @@ class Timeline:
         # Fields of spans: made to `Span` when they are written.
         self._first: list[tuple[str, float, float, str, int]] = []
         self._newest: deque[tuple[str, float, float, str, int]] = deque(maxlen=_KEPT_SPANS)
-        self._worker_seconds = 0.0
         self._device_before: Event | None = None
         self._device_pending: list[tuple[str, Event, Event]] = []
 
@@ -193,9 +192,15 @@ class Timeline:
         self._fold(self._clock())
         self._reckon([(kind, start_s + seconds)], start_s)
 
-    def add_worker_seconds(self, seconds: float) -> None:
-        """A loader process spent so long on decoding and augmenting."""
-        self._worker_seconds += seconds
+    def load_by(self, threads: int, seconds: Callable[[], float], *, processes: int = 1) -> None:
+        """Images are loaded by so many threads (0: the training's own), as in each of the processes of this host.
+
+        Args:
+            threads: of this process.
+            seconds: what decoding and augmenting took them so far, all together; asked from any thread.
+            processes: of this host.
+        """
+        self._workers, self._worker_seconds, self._processes = threads, seconds, processes
 
     def step(self) -> None:
         """A batch of the running pass is done."""
@@ -215,8 +220,9 @@ class Timeline:
             seconds={kind: seconds[kind] for kind in (*KINDS, *sorted(set(seconds) - set(KINDS))) if kind in seconds},
             steps={phase: np.array(list(steps), dtype=np.float32) for phase, steps in list(self._steps.items())},
             longest_silence_s=max(self._silence, now - self._alive),
-            workers=self.workers,
-            worker_seconds=self._worker_seconds,
+            workers=self._workers,
+            worker_seconds=self._worker_seconds(),
+            processes=self._processes,
         )
 
     def write_trace(self, file: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,7 @@ __all__ = [
     "EpochLoader",
     "ImageSource",
     "LeftOut",
+    "Loading",
     "Sample",
     "SeededView",
     "Splits",
@@ -160,13 +162,33 @@ def make_loader(
     )
 
 
+class Loading(NamedTuple):
+    """Who loads the images of a training, for those that watch it.
+
+    Attributes:
+        threads: of this process; 0 where it loads its images itself.
+        processes: of this host, which do the same.
+        seconds: what this process has spent on decoding and viewing so far, all its threads together.
+    """
+
+    threads: int
+    processes: int
+    seconds: Callable[[], float]
+
+
 class EpochLoader:
-    """Iterates over the batches of one epoch at a time; `len` is the number of batches."""
+    """Iterates over the batches of one epoch at a time; `len` is the number of batches.
+
+    Attributes:
+        workers: threads that decode; 0 decodes in the caller's.
+        worked_s: seconds that decoding and viewing took so far, of all threads together.
+    """
 
     def __init__(self, recipe: _Recipe, plan: _Plan, workers: int) -> None:
         self._recipe = recipe
         self._plan = plan
-        self._workers = workers
+        self.workers = workers
+        self.worked_s = 0.0
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -178,14 +200,17 @@ class EpochLoader:
         """
         batches = (_Assembly(self._recipe, keys) for keys in self._plan.epoch(number)[start:])
         try:
-            if self._workers:
-                yield from _work_ahead(batches, self._workers)
+            if self.workers:
+                yield from _work_ahead(batches, self.workers, self._count)
             else:
                 for batch in batches:
-                    batch.work(0, 1)
+                    self._count(batch.work_timed(0, 1))
                     yield batch.finish()
         finally:
             self._recipe.images.end_epoch()
+
+    def _count(self, seconds: float) -> None:
+        self.worked_s += seconds
 
 
 def choose_workers(requested: int, *, cpus: int, batches: int, batch_bytes: int, free_bytes: int | None = None) -> int:
@@ -304,6 +329,12 @@ class _Assembly:
             viewed = self._recipe.view(image, torch.Generator().manual_seed(view_seed))
             self._row(row, viewed.shape).copy_(viewed)
 
+    def work_timed(self, first: int, step: int) -> float:
+        """As `work`; returns the seconds that it took."""
+        began = time.perf_counter()
+        self.work(first, step)
+        return time.perf_counter() - began
+
     def finish(self) -> Batch:
         """The batch, when all its images are made."""
         indices = torch.tensor([self._recipe.samples[position].index for position, _ in self._keys], dtype=torch.int64)
@@ -387,21 +418,21 @@ _RANDOM_FUNCTIONS = frozenset(
 )
 
 
-def _work_ahead(batches: Iterator[_Assembly], workers: int) -> Iterator[Batch]:
-    """Finished batches in their order, while threads work on the next few.
+def _work_ahead(batches: Iterator[_Assembly], workers: int, worked: Callable[[float], None]) -> Iterator[Batch]:
+    """Finished batches in their order, while threads work on the next few; ``worked`` is told what each took them.
 
     What a thread raises is raised here. When the iterator is closed, the threads stop at their next image.
     """
-    waiting: deque[tuple[_Assembly, list[Future[None]]]] = deque()
+    waiting: deque[tuple[_Assembly, list[Future[float]]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
         _use_one_core_each(pool, workers)
         try:
             for batch in batches:
-                waiting.append((batch, [pool.submit(batch.work, first, workers) for first in range(workers)]))
+                waiting.append((batch, [pool.submit(batch.work_timed, first, workers) for first in range(workers)]))
                 if len(waiting) > _BATCHES_AHEAD:
-                    yield _wait_for(waiting)
+                    yield _wait_for(waiting, worked)
             while waiting:
-                yield _wait_for(waiting)
+                yield _wait_for(waiting, worked)
         finally:
             for batch, shares in waiting:
                 batch.abandoned = True
@@ -429,9 +460,8 @@ def _use_one_core_each(pool: ThreadPoolExecutor, workers: int) -> None:
     torch.set_num_threads(number)
 
 
-def _wait_for(waiting: deque[tuple[_Assembly, list[Future[None]]]]) -> Batch:
+def _wait_for(waiting: deque[tuple[_Assembly, list[Future[float]]]], worked: Callable[[float], None]) -> Batch:
     batch, shares = waiting[0]
-    for share in shares:
-        share.result()
+    worked(sum(share.result() for share in shares))
     waiting.popleft()
     return batch.finish()

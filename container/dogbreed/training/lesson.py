@@ -41,6 +41,7 @@ from dogbreed.training.console import Quietly
 from dogbreed.training.data import (
     EpochLoader,
     ImageSource,
+    Loading,
     Sample,
     Splits,
     View,
@@ -119,13 +120,13 @@ class Lesson:
         spec: preprocessing of the images.
         hyperparameters: of the job.
         watch: told of the module that is about to learn, its criterion, and what says by which factor its gradients are
-            larger than they are.
+            larger than they are; and of who loads its images, None where it learns from stored outputs.
     """
 
     loop: Loop
     spec: PreprocessSpec
     hyperparameters: Hyperparameters
-    watch: Callable[[nn.Module, nn.Module, Callable[[], float]], object] = lambda *_: None
+    watch: Callable[[nn.Module, nn.Module, Callable[[], float], Loading | None], object] = lambda *_: None
 
     def teach(self, model: Classifier, splits: Splits, *, cache: Path, checkpoints: Path | None) -> Taught:
         """Trains what is trainable in ``model`` and leaves the best weights in it.
@@ -229,6 +230,14 @@ class Lesson:
             ranks=1 if team.apart else team.size,
             batches=batches,
         )
+
+    def _loading(self, train: Batches, validation: Batches) -> Loading | None:
+        """Who loads the images; None where there is nothing to decode."""
+        loaders = [one for one in (train, validation) if isinstance(one, EpochLoader)]
+        if not loaders:
+            return None
+        threads = max(one.workers for one in loaders)
+        return Loading(threads, self.loop.team.local_size, lambda: sum(one.worked_s for one in loaders))
 
     def workers(self, samples: int) -> int:
         """Loader threads for so many samples."""
@@ -600,7 +609,7 @@ class Lesson:
             state.best_metrics, state.best_validation = start.metrics, start.best_validation
         if kept is not None:
             state.load_state_dict(kept, self.loop.team)
-        self.watch(self.loop.model, self.loop.criterion, state.scaler.get_scale)
+        self.watch(self.loop.model, self.loop.criterion, state.scaler.get_scale, self._loading(train, validation))
         collector.settle()
         return self.loop.fit(
             train, validation, state, epochs=chosen.epochs, objective=chosen.objective, keeper=keeper or NoKeeper()

@@ -30,7 +30,7 @@ from dogbreed.insight.timeline import DEFAULT_SKIP, DEFAULT_STEPS, OperatorProfi
 from dogbreed.insight.tracking import DEFAULT_EXPERIMENT, Run, Tracker
 from dogbreed.insight.verdicts import Status
 from dogbreed.insight.watch import Watch
-from dogbreed.training.data import Sample
+from dogbreed.training.data import Loading, Sample
 from dogbreed.training.loop import Phase
 from dogbreed.training.sources import find_corrupt
 from dogbreed.training.state import EpochResult
@@ -111,11 +111,19 @@ class Watching:
         """That rule's name, or empty."""
         return self._watch.stopped_by
 
-    def attach(self, learning: nn.Module, criterion: nn.Module, gradient_scale: Callable[[], float]) -> None:
-        """Begins to watch what learns, before its first forward pass; see `tensors.attach`."""
+    def attach(
+        self,
+        learning: nn.Module,
+        criterion: nn.Module,
+        gradient_scale: Callable[[], float],
+        loading: Loading | None = None,
+    ) -> None:
+        """Begins to watch what learns, before its first forward pass; see `tensors.attach` and `Lesson.watch`."""
         if not self._on:
             return
         self._attached = True
+        if loading is not None:
+            self._timeline.load_by(loading.threads, loading.seconds, processes=loading.processes)
         self.on_part = self._timeline.mark
         paths = self._environment.paths
         self._watch.attach(

@@ -71,7 +71,7 @@ def system(samples=1200, *, cpu=50.0, gpu=(90.0,), memory=(80.0,), iowait=0.0, c
     )
 
 
-def times(*, steps=None, seconds=None, first_step=1.0, now=100.0, silence=1.0, workers=4, base=None):
+def times(*, steps=None, seconds=None, first_step=1.0, now=100.0, silence=1.0, workers=4, processes=1, base=None):
     taken = StepTimes(
         started_s=0.0,
         now_s=now,
@@ -80,5 +80,6 @@ def times(*, steps=None, seconds=None, first_step=1.0, now=100.0, silence=1.0, w
         steps={phase: np.array(one, dtype=np.float32) for phase, one in (steps or {}).items()},
         longest_silence_s=silence,
         workers=workers,
+        processes=processes,
     )
     return Evidence(times=taken, system=base.system if base else None)

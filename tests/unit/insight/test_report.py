@@ -353,6 +353,21 @@ def test_a_record_of_the_version_before_is_read(tmp_path):
     assert report.render(report.read(tmp_path)) == report.render(record)
 
 
+@pytest.mark.parametrize(
+    ("workers", "seconds", "told"),
+    [
+        (2, 61.0, "2 threads loaded the images; decoding and augmenting took 1 min 01 s, all threads together."),
+        (1, 0.0, "1 thread loaded the images."),
+        (0, 0.0, "The training process loaded its images itself."),
+        (None, 0.0, "What learned read stored outputs: no image was decoded in training."),
+    ],
+)
+def test_the_page_says_who_loaded_the_images(workers, seconds, told):
+    found = Profile(seconds={"data": 1.0}, workers=workers, worker_seconds=seconds)
+    page = report.render(make_record(profile=found))
+    assert told in " ".join(page.split())
+
+
 def test_work_beyond_eight_kinds_is_other_work():
     seconds = {f"kind{number}": 10.0 - number for number in range(9)} | {"other": 1.0}
     page = report.render(make_record(profile=Profile(seconds=seconds)))

@@ -57,7 +57,7 @@ HALF_IDLE = np.where(np.arange(1200) % 10 < 6, 5.0, 95.0)
         (
             Dataloader(),
             times(workers=0, base=system()),
-            "1 process loaded data on 4 CPU cores, 25 %",
+            "1 thread loaded data on 4 CPU cores, 25 %",
             times(workers=4, base=system()),
         ),
         (Dataloader(), times(workers=9, base=system()), "225 %", times(workers=8, base=system())),
@@ -134,3 +134,19 @@ def test_framework_metrics_give_shares_and_say_what_to_do_about_a_starved_loop()
     assert "data 61 %, forward 20 %, backward 19 %" in verdict.evidence
     assert verdict.recommendation == "Waiting for data took 61 % of the training loop: set num-workers=4 (1 now)."
     assert OverallFrameworkMetrics().judge(times(base=system())).recommendation == ""
+
+
+def test_a_loader_of_each_process_of_a_host_counts():
+    verdict = Dataloader().judge(times(workers=2, processes=2, base=system()))
+    assert verdict.status is Status.NO_ISSUES_FOUND
+    assert "4 threads loaded data on 4 CPU cores, 100 %" in verdict.evidence
+    assert "num-workers=2." in Dataloader().judge(times(workers=8, processes=2, base=system())).recommendation
+
+
+def test_what_reads_stored_outputs_is_told_nothing_of_a_loader():
+    starved = times(seconds={"data": 61.0, "forward": 20.0, "backward": 19.0}, workers=None, base=system())
+    verdict = Dataloader().judge(starved)
+    assert (verdict.status, verdict.violations) == (Status.NOT_ENOUGH_DATA, 0)
+    assert "reads stored outputs" in verdict.evidence
+    assert "num-workers" not in OverallFrameworkMetrics().judge(starved).recommendation
+    assert "reads stored outputs" in OverallFrameworkMetrics().judge(starved).recommendation

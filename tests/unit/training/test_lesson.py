@@ -22,7 +22,7 @@ from dogbreed.insight.rules.registry import parse_rules
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute, data, lesson
 from dogbreed.training.compute import Compute
-from dogbreed.training.data import Splits, find_splits
+from dogbreed.training.data import Loading, Splits, find_splits
 from dogbreed.training.features import read_store
 from dogbreed.training.lesson import Lesson, Taught
 from dogbreed.training.loop import CorruptImages, Loop, Phase
@@ -67,6 +67,7 @@ class Setup:
         )
         self.recorder = Recorder()
         self.watched: list[nn.Module] = []
+        self.loading: Loading | None = None
         loop = Loop(
             model=self.model,
             criterion=SmoothedCrossEntropyLoss(),
@@ -80,8 +81,11 @@ class Setup:
         self.lesson = Lesson(loop, SPEC, self.hyperparameters, self.watch)
         self.cache = cache
 
-    def watch(self, learning: nn.Module, criterion: nn.Module, scale: Callable[[], float]) -> None:
+    def watch(
+        self, learning: nn.Module, criterion: nn.Module, scale: Callable[[], float], loading: Loading | None
+    ) -> None:
         self.watched.append(learning)
+        self.loading = loading
 
     def teach(self) -> Taught:
         return self.lesson.teach(self.model, self.splits, cache=self.cache, checkpoints=None)
@@ -89,6 +93,23 @@ class Setup:
 
 def statistics(model: nn.Module) -> list[Tensor]:
     return [buffer.clone() for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_who_watches_is_told_who_loads_the_images_and_how_long_it_took(
+    drawn_data: Path, tmp_path: Path, workers: int
+) -> None:
+    setup = Setup(drawn_data, tmp_path, trainable="all", head_epochs=0, num_workers=workers)
+    setup.teach()
+    assert setup.loading is not None
+    assert (setup.loading.threads, setup.loading.processes) == (workers, 1)
+    assert setup.loading.seconds() > 0
+
+
+def test_where_stored_outputs_are_learnt_from_nobody_loads_images(drawn_data: Path, tmp_path: Path) -> None:
+    setup = Setup(drawn_data, tmp_path, trainable="head")
+    setup.teach()
+    assert setup.loading is None
 
 
 @pytest.mark.parametrize("trainable", ["all", "last_stage"])
@@ -146,7 +167,7 @@ def test_gradients_under_loss_scaling_are_watched_as_they_are(drawn_data: Path, 
         setup = Setup(drawn_data, tmp_path / "cache", trainable="all", head_epochs=0, epochs=1)
         hooks: list[tensors.TensorHook] = []
 
-        def attach(learning: nn.Module, criterion: nn.Module, scale: Callable[[], float]) -> None:
+        def attach(learning: nn.Module, criterion: nn.Module, scale: Callable[[], float], _loading: object) -> None:
             wanted = tensors.wanted(parse_rules("VanishingGradient"))
             hooks.append(
                 tensors.attach(learning, criterion, folder=folder, config=None, wanted=wanted, gradient_scale=scale)

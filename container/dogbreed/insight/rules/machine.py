@@ -294,13 +294,13 @@ class LoadBalancing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataloader:
-    """Fires when far fewer or far more processes load data than the machine has CPU cores.
+    """Fires when far fewer or far more threads load data than the machine has CPU cores.
 
     AWS counts the distinct processes that loaded data per second and compares their median with the number of cores;
-    here the loader says how many it started (0 workers are 1, the training process).
+    here the loader, which has threads in their place, says how many it started (none are 1, the training's own).
 
     Attributes:
-        min_threshold: processes in percent of the cores, at least.
+        min_threshold: threads in percent of the cores, at least.
         max_threshold: at most.
     """
 
@@ -310,13 +310,16 @@ class Dataloader:
     max_threshold: float = 200.0
 
     def judge(self, evidence: Evidence) -> Verdict:
-        """Compares the loader's processes with the cores."""
+        """Compares the loader's threads with the cores."""
         if evidence.times is None or evidence.system is None:
             return not_enough(self, f"{_why(evidence, 'times')} {_why(evidence, 'system')}".strip())
-        processes, cores = max(1, evidence.times.workers), evidence.system.cores
+        if evidence.times.workers is None:
+            return not_enough(self, "No image was loaded in training: what learns reads stored outputs.")
+        processes, cores = evidence.times.processes, evidence.system.cores
+        threads = max(1, evidence.times.workers) * processes
         if not cores:
             return not_enough(self, "The machine was not sampled once before the job was over.")
-        share = 100 * processes / cores
+        share = 100 * threads / cores
         waited = _waited_share(evidence.times)
         broken = not self.min_threshold <= share <= self.max_threshold
         low = share < self.min_threshold
@@ -324,13 +327,14 @@ class Dataloader:
         return verdict(
             self,
             Status.ISSUES_FOUND if broken else Status.NO_ISSUES_FOUND,
-            evidence=f"{times(processes, 'process')} loaded data on {times(cores, 'CPU core')}, {share:.3g} % ("
+            evidence=f"{times(threads, 'thread')} loaded data on {times(cores, 'CPU core')}, {share:.3g} % ("
             f"expected are {self.min_threshold:g} to {self.max_threshold:g} %){told}.",
             recommendation=""
             if not broken
-            else f"Set num-workers={cores}."
+            else f"Set num-workers={max(1, cores // processes)}."
             if not low or (waited is not None and waited > 0.1)
-            else f"Little is lost while the loop hardly waits for data; else set num-workers={cores}.",
+            else "Little is lost while the loop hardly waits for data; else set num-workers="
+            f"{max(1, cores // processes)}.",
             violations=int(broken),
             datapoints=1,
         )
@@ -517,11 +521,13 @@ class OverallFrameworkMetrics:
         ordered = sorted(taken.seconds.items(), key=lambda one: -one[1])
         told = ", ".join(f"{name} {seconds / total * 100:.3g} %" for name, seconds in ordered if seconds >= total / 200)
         waited = _waited_share(taken)
-        cores = evidence.system.cores if evidence.system else 0
+        cores = evidence.system.cores // taken.processes if evidence.system else 0
         advice = ""
         if waited is not None and waited > 0.25:
             advice = f"Waiting for data took {waited * 100:.0f} % of the training loop"
-            if cores > max(1, taken.workers):
+            if taken.workers is None:
+                advice += ", which reads stored outputs: put DOGBREED_CACHE_DIR on a faster disk, or raise batch-size."
+            elif cores > max(1, taken.workers):
                 advice += f": set num-workers={cores} ({taken.workers} now)."
             else:
                 advice += f" with num-workers={taken.workers}: store smaller images, use augment=flip, or cache=true."
