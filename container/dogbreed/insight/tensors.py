@@ -232,6 +232,7 @@ class TensorHook:
         self._keeping: frozenset[str] = frozenset()
         self._scale = 1.0
         self._calls: dict[str, int] = {}
+        self._summed: dict[str, tuple[list[_Tensor], list[_File]]] = {}
         # On their way from the device.
         self._pending = _Pending()
         self._evaluated = 0
@@ -301,6 +302,8 @@ class TensorHook:
         if self._off or self._mode != "TRAIN":
             return
         try:
+            if self._summed:
+                self._release_gradients()
             if not (self._past_loss or self._begun):
                 self._count()
             self._past_loss = self._begun = False
@@ -318,6 +321,7 @@ class TensorHook:
                     self._flush()
 
     def _end_pass(self) -> None:
+        self._release_gradients()
         if self._heard:
             self._heard = False
             self._pass.last = self._overall, self._step
@@ -368,7 +372,8 @@ class TensorHook:
         ]
         for name, parameter in self._parameters:
             if parameter.requires_grad and self._is_saved(f"gradient/{name}"):
-                self._gradients.add(parameter.register_hook, _OnGradient(self, f"gradient/{name}"))
+                heard = _OnGradient(self, f"gradient/{name}")
+                self._gradients.add(parameter.register_post_accumulate_grad_hook, heard)
         for path, module in [] if compiled else model.named_modules():
             name = path or type_name(model)
             kind = kind_of(module)
@@ -409,7 +414,7 @@ class TensorHook:
                 self._hear(criterion, inputs, loss)
             elif self._wants_labels():
                 self._seen_labels += self._pass.hear_labels(inputs)
-            # Of a step in several parts the first one is saved.
+            # Of a step in several parts the loss and the activations of the first one are saved.
             if (self._begun or self._step + 1 >= self._next) and not self._past_loss:
                 if not self._begun:
                     self._begin()  # not the model itself was called, but a copy of it
@@ -444,6 +449,7 @@ class TensorHook:
 
     def _disarm(self) -> None:
         """Nothing more is saved of the step before, whose backward pass is over."""
+        self._release_gradients()
         self._armed = False
         self._saving, self._keeping = NOTHING, _NO_NAMES
         self._gradients.listen(False)
@@ -518,18 +524,32 @@ class TensorHook:
         self._gradients.listen(True)
 
     def take_gradient(self, name: str, gradient: Tensor) -> None:
-        """Takes a gradient during the backward pass."""
-        if self._off or self._call(name) or not (self._saving or "gradients" in self._keeping):
+        """Takes a parameter's gradient during the backward pass, as it stands with this part of the step.
+
+        What was taken of it with the part before is replaced: the optimizer steps with the sum of all parts. No copy of
+        the gradients themselves is kept, which a job may have no memory for.
+        """
+        if self._off or not (self._saving or "gradients" in self._keeping):
             return
         try:
+            kept, filed = len(self._pending.kept), len(self._pending.files)
             if self._scale != 1.0:
                 gradient = gradient.detach() / self._scale
             if "gradients" in self._keeping and Need.GRADIENTS in self._wanted.needs:
                 self._keep("gradients", name, gradient)
             else:
                 self._to_files(name, gradient, ())
+            self._summed[name] = self._pending.kept[kept:], self._pending.files[filed:]
+            del self._pending.kept[kept:], self._pending.files[filed:]
         except Exception as error:
             self._give_up(error)
+
+    def _release_gradients(self) -> None:
+        """The step's backward passes are over: what was taken last of each gradient is on its way."""
+        for kept, files in self._summed.values():
+            self._pending.kept += kept
+            self._pending.files += files
+        self._summed.clear()
 
     def take_activation(self, name: str, kind: str, side: str, value: object) -> None:
         """Takes what goes into a module, or comes out of it."""
@@ -786,8 +806,9 @@ class _OnGradient:
     hook: TensorHook
     name: str
 
-    def __call__(self, gradient: Tensor) -> None:
-        self.hook.take_gradient(self.name, gradient)
+    def __call__(self, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self.hook.take_gradient(self.name, parameter.grad)
 
 
 @dataclass(frozen=True, slots=True)

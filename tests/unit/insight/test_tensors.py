@@ -440,7 +440,7 @@ def test_the_criterion_tells_of_every_evaluation_and_of_training_while_labels_ar
     assert [point.step for point in hook.evidence()[0].train] == [*range(11), 20]
 
 
-def test_a_step_in_parts_is_one_step_of_which_the_first_part_is_saved(tmp_path: Path) -> None:
+def test_a_step_in_parts_is_one_step_and_the_loss_is_that_of_its_first_part(tmp_path: Path) -> None:
     model = network()
     criterion, hook = watch(model, tmp_path / "tensors")
     hook.set_mode("train")
@@ -460,6 +460,27 @@ def test_a_step_in_parts_is_one_step_of_which_the_first_part_is_saved(tmp_path: 
     assert [one.step for one in kept["relu_output"]["2_output_0"]] == [*range(10)]
     assert len(answers.train_labels) == 12 * 3 * 6
     assert [point.step for point in tensors.read_losses(hook.folder).train] == [*range(11)]
+
+
+def test_gradients_of_a_step_in_parts_are_those_that_the_optimizer_steps_with(tmp_path: Path) -> None:
+    images, labels = torch.randn(24, 3, 8, 8), torch.arange(24) % 3
+    told: list[dict[str, float]] = []
+    for parts in (1, 8):
+        model = network().eval()  # BatchNorm sees the parts
+        criterion, hook = watch(model, tmp_path / str(parts))
+        hook.set_mode("train")
+        for part, truths in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            (criterion(model(part), truths) * len(part) / 24).backward()
+        stepped_with = float(model[8].weight.grad.abs().mean())
+        hook.step()
+        hook.close()
+        _, kept, _, _ = hook.evidence()
+        (reading,) = kept["gradients"]["gradient/Sequential_8.weight"]
+        assert reading.values["abs_mean"] == pytest.approx(stepped_with)
+        (read,) = tensors.read(hook.folder)[1]["gradients"]["gradient/Sequential_8.weight"]
+        assert read.values["abs_mean"] == pytest.approx(stepped_with)
+        told.append({name: one[0].values["abs_mean"] for name, one in kept["gradients"].items()})
+    assert told[1] == pytest.approx(told[0], rel=1e-3)
 
 
 def test_a_batch_without_images_is_a_step_of_which_nothing_is_saved(tmp_path: Path) -> None:
