@@ -237,6 +237,7 @@ class TrainingEnvironment:
         weights: folder of pretrained weights inside the image.
         cache: folder for what can be computed again: DOGBREED_CACHE_DIR, else the warm pool's, which outlives the
             job, else scratch: TMPDIR or /tmp.
+        gpus: that CUDA is told of (CUDA_VISIBLE_DEVICES), as it is written; None is all.
     """
 
     paths: Paths
@@ -255,6 +256,7 @@ class TrainingEnvironment:
     worker: Worker | None = None
     processes: int | None = None
     rendezvous_port: int = DEFAULT_RENDEZVOUS_PORT
+    gpus: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +351,7 @@ def read_training_environment(
         processes=_read_variable(
             environ, "DOGBREED_PROCESSES", _whole(1, 256), "a whole number of processes, 1 to 256", None
         ),
+        gpus=environ.get(_CUDA_DEVICES),
         rendezvous_port=_read_variable(
             environ, "MASTER_PORT", _whole(1, _MAX_PORT), f"a port from 1 to {_MAX_PORT}", DEFAULT_RENDEZVOUS_PORT
         ),

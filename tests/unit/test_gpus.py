@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dogbreed.gpus import visible_gpus
+from dogbreed.gpus import find_gpus, told_gpus, visible_gpus
 
 
 class NVMLError(Exception):
@@ -82,6 +82,24 @@ def test_all_gpus_by_uuid(gpus, names):
 )
 def test_the_gpus_that_cuda_is_told_up_to_the_first_that_is_none(told, names):
     assert visible_gpus(told, library=Library("GPU-a", "GPU-b")) == names
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (None, ["MIG-1", "MIG-2", "GPU-b", "GPU-lost"]),
+        (("1", "0"), ["GPU-b", "MIG-1"]),
+        (("GPU-b", "2", "3"), ["GPU-b", "GPU-lost"]),
+        (("2", "b"), ["GPU-lost", "GPU-b"]),
+        (("MIG-2", "GPU-c"), ["MIG-2"]),
+        ((), []),
+    ],
+)
+def test_nvmls_handles_of_what_cuda_names(names, found):
+    library = Library(["MIG-1", None, "MIG-2"], "GPU-b", "GPU-lost")
+    assert find_gpus(names, library=library) == found
+    assert told_gpus("0,-1,1", library=library) == ("0",)
+    assert told_gpus(None, library=library) is None
 
 
 def test_without_a_driver_there_is_none_whatever_cuda_is_told():

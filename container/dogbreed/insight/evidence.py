@@ -100,8 +100,8 @@ class SystemSamples:
         cpu: float32 [T, C], use of each core that the job may use, in percent.
         iowait: float32 [T], share of those cores' time spent waiting for input and output, in percent.
         memory: float32 [T], of the container's limit, in percent.
-        gpu: float32 [T, G], use in percent.
-        gpu_memory: float32 [T, G], memory in use in percent.
+        gpu: float32 [T, G], use in percent, of the job's GPUs; NaN where it is not known.
+        gpu_memory: float32 [T, G], memory in use in percent; likewise.
         network_bytes_s: float32 [T], received and sent.
         disk_bytes_s: float32 [T], read and written.
         interval_s: between samples.

@@ -77,9 +77,15 @@ def _series(system: SystemSamples) -> dict[str, list[tuple[float, float]]]:
     for gpu in range(system.gpus):
         columns[f"GPU {gpu}"] = system.gpu[:, gpu]
         columns[f"GPU {gpu} memory"] = system.gpu_memory[:, gpu]
+    # What NVML does not tell of a GPU is left out.
+    columns = {name: values for name, values in columns.items() if not np.isnan(values).all()}
     parts = np.array_split(np.arange(len(system.times_s)), min(_POINTS, len(system.times_s)))
     moments = system.times_s - system.times_s[0]
     return {
-        name: [(round(float(moments[part].mean()), 2), round(float(values[part].mean()), 2)) for part in parts]
+        name: [
+            (round(float(moments[part].mean()), 2), round(float(np.nanmean(values[part])), 2))
+            for part in parts
+            if not np.isnan(values[part]).all()
+        ]
         for name, values in columns.items()
     }

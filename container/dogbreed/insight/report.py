@@ -447,7 +447,7 @@ def _step_charts(profile: Profile) -> list[tuple[str, str, Markup]]:
 
 def _machine(profile: Profile) -> list[tuple[str, Markup]]:
     """Heading and picture of CPU and memory, and of each GPU, over time."""
-    gpus = [name for name in profile.series if name.startswith("GPU") and not name.endswith("memory")]
+    gpus = dict.fromkeys(name.removesuffix(" memory") for name in profile.series if name.startswith("GPU"))
     pairs = [("CPU and memory", ("memory", "CPU")), *((gpu, (f"{gpu} memory", gpu)) for gpu in gpus)]
     found = []
     for heading, names in pairs:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -29,6 +30,7 @@ import numpy as np
 import psutil
 
 from dogbreed.environment import available_cpus
+from dogbreed.gpus import find_gpus, told_gpus
 from dogbreed.insight.evidence import SystemSamples
 
 logger = logging.getLogger(__name__)
@@ -48,8 +50,8 @@ class Sample:
         cpu: percent of use since the look before, of each core.
         iowait: percent of the cores' time since then that was spent waiting for input and output.
         memory: percent of the limit.
-        gpu: percent of use, of each GPU.
-        gpu_memory: percent in use, of each GPU.
+        gpu: percent of use, of each GPU; NaN where NVML does not tell it.
+        gpu_memory: percent in use, of each GPU; likewise.
         network_bytes: received and sent since the machine started.
         disk_bytes: read and written since the machine started.
     """
@@ -74,7 +76,7 @@ class Machine:
     """The machine that this process runs on.
 
     Args:
-        gpus: of the machine; default: those that NVML finds.
+        gpus: of the job; default: all that NVML finds.
         cgroup: root of the control groups.
         clock: seconds.
     """
@@ -182,31 +184,42 @@ class Machine:
 
 
 class Gpus:
-    """NVIDIA GPUs through NVML; none where nvidia-ml-py or a driver is missing.
+    """A job's NVIDIA GPUs through NVML; none where nvidia-ml-py or a driver is missing.
 
-    NVML's own memory "utilisation" is the activity of the memory bus; memory in use is used bytes of all bytes.
+    NVML lists all GPUs of a machine, whichever of them CUDA shows the job. Its own memory "utilisation" is the activity
+    of the memory bus; memory in use is used bytes of all bytes.
 
     Args:
         library: the module `pynvml`, initialised, or None.
         reason: why there is none.
+        names: of the job's GPUs, see `gpus.find_gpus`; None is all.
     """
 
-    def __init__(self, library: Any = None, reason: str = "") -> None:  # noqa: ANN401  untyped and optional
+    def __init__(
+        self,
+        library: Any = None,  # noqa: ANN401  untyped and optional
+        reason: str = "",
+        names: Sequence[str] | None = None,
+    ) -> None:
         self._library = library
         self.reason = reason
-        count = library.nvmlDeviceGetCount() if library is not None else 0
-        self._handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+        self._handles = find_gpus(names, library=library) if library is not None else []
 
     @classmethod
-    def find(cls) -> Gpus:
-        """The GPUs of this machine."""
+    def find(cls, names: Sequence[str] | None = None, *, told: str | None = None) -> Gpus:
+        """The GPUs of a job.
+
+        Args:
+            names: of them, see `gpus.find_gpus`; None are those that ``told`` names.
+            told: CUDA_VISIBLE_DEVICES as it is written; None is all GPUs of this machine.
+        """
         try:
             import pynvml
         except ImportError:
             return cls(None, "nvidia-ml-py is not installed, so GPUs are not sampled")
         try:
             pynvml.nvmlInit()
-            return cls(pynvml)
+            return cls(pynvml, names=told_gpus(told, library=pynvml) if names is None else names)
         except Exception as error:  # NVML's errors: no driver, no permission
             return cls(None, f"NVML finds no GPU ({error})")
 
@@ -214,16 +227,22 @@ class Gpus:
         return len(self._handles)
 
     def look(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Percent of use and of memory of each GPU; a GPU that does not answer has 0."""
-        use, memory = [], []
+        """Percent of use and of memory of each GPU; NaN is what it does not tell, as a divided one (MIG) its use."""
+        return (
+            tuple(self._ask(lambda one: float(self._library.nvmlDeviceGetUtilizationRates(one).gpu))),
+            tuple(self._ask(self._memory)),
+        )
+
+    def _memory(self, handle: Any) -> float:  # noqa: ANN401  untyped
+        info = self._library.nvmlDeviceGetMemoryInfo(handle)
+        return _percent(info.used, info.total)
+
+    def _ask(self, question: Callable[[Any], float]) -> Iterator[float]:
         for handle in self._handles:
             try:
-                use.append(float(self._library.nvmlDeviceGetUtilizationRates(handle).gpu))
-                info = self._library.nvmlDeviceGetMemoryInfo(handle)
-                memory.append(_percent(info.used, info.total))
+                yield question(handle)
             except Exception:  # a GPU that fell off the bus must not end the job
-                use, memory = [*use, 0.0][: len(memory) + 1], [*memory, 0.0]
-        return tuple(use), tuple(memory)
+                yield math.nan
 
 
 class SystemSampler:
@@ -340,6 +359,8 @@ class SystemSampler:
     def _lines(self, now: float, sample: Sample) -> Iterator[str]:
         """The events of a sample, one JSON object per line."""
         for kind, name, dimension, value in _events(sample):
+            if math.isnan(value):
+                continue
             yield (
                 json.dumps(
                     {

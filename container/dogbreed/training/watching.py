@@ -24,7 +24,7 @@ from dogbreed.insight import report
 from dogbreed.insight.photos import WrongPhoto, wrong_photo
 from dogbreed.insight.report import EpochRecord, JobRecord
 from dogbreed.insight.rules.registry import default_rules, parse_names, parse_rules
-from dogbreed.insight.system import DEFAULT_INTERVAL_S, SystemSampler
+from dogbreed.insight.system import DEFAULT_INTERVAL_S, Gpus, Machine, SystemSampler
 from dogbreed.insight.tensorboard import TensorBoard
 from dogbreed.insight.timeline import DEFAULT_SKIP, DEFAULT_STEPS, OperatorProfile, Timeline
 from dogbreed.insight.tracking import DEFAULT_EXPERIMENT, Run, Tracker
@@ -83,6 +83,7 @@ class Watching:
                 profiling.folder,
                 node=environment.hosts.rank + 1,
                 interval_s=profiling.interval_s or DEFAULT_INTERVAL_S,
+                probe=Machine(Gpus.find(_visible_gpus() if gpu else None, told=environment.gpus)),
             ),
             operators=OperatorProfile(
                 skip=profiling.start_step or DEFAULT_SKIP, steps=profiling.steps or DEFAULT_STEPS, device=device.type
@@ -210,6 +211,11 @@ class Watching:
 
     def _hears(self, phase: Phase) -> bool:
         return self._attached or (self._on and phase is Phase.FEATURES)
+
+
+def _visible_gpus() -> tuple[str, ...]:
+    """The job's GPUs by UUID: CUDA numbers them in another order than NVML."""
+    return tuple(str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count()))
 
 
 def _unheard(part: str) -> None:

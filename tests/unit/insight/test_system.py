@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from tests.unit.insight.evidence_made import system as machine
 
-from dogbreed.insight import system
+from dogbreed.insight import profile, system
+from dogbreed.insight.evidence import Evidence
 from dogbreed.insight.rules.machine import (
     BatchSize,
     CPUBottleneck,
@@ -16,6 +18,7 @@ from dogbreed.insight.rules.machine import (
     LoadBalancing,
     LowGPUUtilization,
 )
+from dogbreed.insight.rules.registry import evaluate, parse_rules
 from dogbreed.insight.system import Gpus, Machine, Sample, SystemSampler
 from dogbreed.insight.verdicts import Status
 
@@ -185,25 +188,101 @@ def test_this_machine_can_be_looked_at():
 
 
 class Library:
-    """What of pynvml is used, for two GPUs of which the second fell off the bus."""
+    """What of pynvml is used: `use` and `memory` in percent of each GPU, None where it is not told."""
+
+    NVMLError = RuntimeError
+
+    def __init__(self, use=(80, None), memory=(25, None)):
+        self.use, self.memory = use, memory
+
+    def nvmlInit(self):
+        pass
 
     def nvmlDeviceGetCount(self):
-        return 2
+        return len(self.use)
 
     def nvmlDeviceGetHandleByIndex(self, index):
         return index
 
+    def nvmlDeviceGetMigMode(self, handle):
+        raise RuntimeError("not supported")
+
+    def nvmlDeviceGetUUID(self, handle):
+        return f"GPU-{'abc'[handle]}0000000-1111"
+
+    def told(self, value):
+        if value is None:
+            raise RuntimeError("not supported")
+        return value
+
     def nvmlDeviceGetUtilizationRates(self, handle):
-        if handle:
-            raise RuntimeError("GPU is lost")
-        return SimpleNamespace(gpu=80, memory=99)
+        return SimpleNamespace(gpu=self.told(self.use[handle]), memory=99)
 
     def nvmlDeviceGetMemoryInfo(self, handle):
-        return SimpleNamespace(used=25, total=100)
+        return SimpleNamespace(used=self.told(self.memory[handle]), total=100)
 
 
-def test_gpus_are_read_and_a_lost_one_reads_zero():
-    assert Gpus(Library()).look() == ((80.0, 0.0), (25.0, 0.0))
+def test_gpus_are_read_and_of_a_lost_one_nothing_is_known():
+    np.testing.assert_equal(Gpus(Library()).look(), ((80.0, math.nan), (25.0, math.nan)))
+
+
+def test_a_divided_gpu_tells_its_memory_and_not_its_use():
+    np.testing.assert_equal(Gpus(Library((None,), (25,))).look(), ((math.nan,), (25.0,)))
+
+
+@pytest.mark.parametrize(
+    ("names", "told", "use"),
+    [
+        (None, None, (10.0, 20.0, 30.0)),
+        (None, "2,0", (30.0, 10.0)),
+        (None, "", ()),
+        (None, "GPU-b0", (20.0,)),
+        (("c0000000-1111", "a0000000-1111"), "0", (30.0, 10.0)),
+        (("d0000000-1111",), None, ()),
+    ],
+    ids=["all", "numbers", "none", "part of a UUID", "torch's UUIDs", "unknown"],
+)
+def test_only_the_jobs_gpus_are_sampled(monkeypatch, names, told, use):
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", Library((10, 20, 30), (1, 2, 3)))
+    assert Gpus.find(names, told=told).look()[0] == use
+
+
+MACHINE_RULES = ("LowGPUUtilization", "CPUBottleneck", "IOBottleneck", "BatchSize", "GPUMemoryIncrease")
+
+
+def judged_gpus(library, rules):
+    sampler = SystemSampler(None, probe=Machine(Gpus(library)), clock=Clock(MINUTE, 0.5))
+    look = sampler._probe.look()
+    sampler._samples.extend((MINUTE + 0.5 * number, look) for number in range(1201))
+    return evaluate(parse_rules(",".join(rules)), Evidence(system=sampler.samples()))
+
+
+def test_a_gpu_whose_use_is_not_told_is_not_idle_and_the_rules_say_so():
+    verdicts = judged_gpus(Library((None,), (80,)), MACHINE_RULES)
+    status = [Status.NOT_ENOUGH_DATA] * 4 + [Status.NO_ISSUES_FOUND]
+    assert [one.status for one in verdicts] == status, "memory is known"
+    assert all("NVML does not tell" in one.evidence for one in verdicts[:4])
+    (usage,) = judged_gpus(Library((None,), (80,)), ["OverallSystemUsage"])
+    assert ("GPU" in usage.details, usage.details["GPU memory"]["p50"]) == (False, 80.0)
+
+
+def test_of_two_gpus_the_one_that_answers_is_judged_and_the_other_named():
+    verdicts = judged_gpus(Library((95, None), (80, None)), (*MACHINE_RULES, "LoadBalancing"))
+    assert [one.status for one in verdicts] == [Status.NO_ISSUES_FOUND] * 5 + [Status.NOT_ENOUGH_DATA]
+    assert all("of GPU 1, which is left out" in one.evidence for one in verdicts)
+
+
+def test_what_is_not_known_is_in_no_file_and_in_no_curve(tmp_path):
+    sampler = SystemSampler(tmp_path, probe=Machine(Gpus(Library())), clock=Clock(MINUTE, 0.5))
+    sampler.take()
+    sampler.stop()
+    (file,) = tmp_path.rglob("*.json")
+    assert "gpu0" in file.read_text()
+    assert "gpu1" not in file.read_text()
+    assert [name for name in profile.of(Evidence(system=sampler.samples())).series if "GPU" in name] == [
+        "GPU 0",
+        "GPU 0 memory",
+    ]
 
 
 def test_a_machine_without_the_library_has_no_gpus_and_says_why(monkeypatch):

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.insight.evidence import Evidence, StepTimes, SystemSamples
-from dogbreed.insight.rules.common import Need, Rule, not_enough, times, verdict
+from dogbreed.insight.rules.common import Need, Rule, listed, not_enough, times, verdict
 from dogbreed.insight.verdicts import Status, Verdict
 
 _ON_SYSTEM = frozenset({Need.SYSTEM})
 _ON_TIMES = frozenset({Need.TIMES})
+_USE, _MEMORY, _BOTH = "the use", "the memory in use", "use and memory"
 _OUTLIER_STEPS = 100
 """StepOutlier judges a phase from the step after these on."""
 
@@ -53,13 +54,16 @@ class LowGPUUtilization:
     def judge(self, evidence: Evidence) -> Verdict:
         """Looks at every window of every GPU."""
         system = evidence.system
-        if system is None or not system.gpus or len(system.gpu) <= self.patience:
-            return _too_few(self, evidence, self.patience + 1, gpu=True)
+        if system is None or not _known(system.gpu) or len(system.gpu) <= self.patience:
+            return _too_few(self, evidence, self.patience + 1, of=_USE)
         judged = []
         for end in _ends(len(system.gpu), first=self.patience + 1, every=self.window):
-            for gpu in range(system.gpus):
-                low, high = np.percentile(system.gpu[max(0, end - self.window) : end, gpu], [5, 95])
+            window = system.gpu[max(0, end - self.window) : end]
+            for gpu in _known(window):
+                low, high = np.nanpercentile(window[:, gpu], [5, 95])
                 judged.append((bool(high < self.threshold_p95), bool(low < self.threshold_p5), gpu, low, high))
+        if not judged:
+            return _too_few(self, evidence, self.patience + 1, of=_USE)
         broken = [one for one in judged if one[0] or one[1]]
         little, _, gpu, low, high = broken[-1] if broken else min(judged, key=lambda one: one[4])
         return verdict(
@@ -67,7 +71,8 @@ class LowGPUUtilization:
             Status.ISSUES_FOUND if broken else Status.NO_ISSUES_FOUND,
             evidence=f"GPU {gpu} was used {low:.3g} % (5th percentile) to {high:.3g} % (95th) of the time over "
             f"{times(min(self.window, len(system.gpu)), 'sample')}; expected are at least {self.threshold_p5:g} % and "
-            f"{self.threshold_p95:g} %. {len(broken)} of {times(len(judged), 'window')} fired.",
+            f"{self.threshold_p95:g} %. {len(broken)} of {times(len(judged), 'window')} fired."
+            f"{_left_out(system.gpu, _USE)}",
             recommendation=""
             if not broken
             else "Raise batch-size, or use a smaller instance: the GPU has room to spare."
@@ -171,20 +176,22 @@ class BatchSize:
         """Looks at every window of every GPU."""
         system = evidence.system
         least = max(self.patience, self.window) + 1
-        if system is None or not system.gpus or len(system.gpu) < least:
-            return _too_few(self, evidence, least, gpu=True)
+        if system is None or not _known(system.gpu + system.gpu_memory) or len(system.gpu) < least:
+            return _too_few(self, evidence, least, of=_BOTH)
         judged = []
         for end in _ends(len(system.gpu), first=least, every=self.window):
             window = slice(end - self.window, end)
             cpu = float(np.percentile(system.cpu[window].mean(axis=1), 95))
-            for gpu in range(system.gpus):
-                use, memory = (float(np.percentile(one[window, gpu], 95)) for one in (system.gpu, system.gpu_memory))
+            for gpu in _known(system.gpu[window] + system.gpu_memory[window]):
+                use, memory = (float(np.nanpercentile(one[window, gpu], 95)) for one in (system.gpu, system.gpu_memory))
                 fired = (
                     cpu < self.cpu_threshold_p95
                     and use < self.gpu_threshold_p95
                     and memory < self.gpu_memory_threshold_p95
                 )
                 judged.append((fired, gpu, cpu, use, memory))
+        if not judged:
+            return _too_few(self, evidence, least, of=_BOTH)
         broken = [one for one in judged if one[0]]
         _, gpu, cpu, use, memory = broken[-1] if broken else judged[-1]
         return verdict(
@@ -193,7 +200,7 @@ class BatchSize:
             evidence=f"The 95th percentiles over {times(self.window, 'sample')} were {cpu:.3g} % of the CPU, {use:.3g} "
             f"% of GPU {gpu} and {memory:.3g} % of its memory (limits {self.cpu_threshold_p95:g}, "
             f"{self.gpu_threshold_p95:g} and {self.gpu_memory_threshold_p95:g} %); {len(broken)} of "
-            f"{times(len(judged), 'window')} fired.",
+            f"{times(len(judged), 'window')} fired.{_left_out(system.gpu + system.gpu_memory, _BOTH)}",
             recommendation="Raise batch-size (and lr with it), or use a smaller instance." if broken else "",
             violations=len(broken),
             datapoints=len(judged),
@@ -223,21 +230,24 @@ class GPUMemoryIncrease:
         """Compares every window with the one before it."""
         system = evidence.system
         least = self.patience + self.window + 1
-        if system is None or not system.gpus or len(system.gpu) < least:
-            return _too_few(self, evidence, least, gpu=True)
-        sums = np.cumsum(np.vstack([np.zeros((1, system.gpus)), system.gpu_memory]), axis=0)
+        # What is not known of a GPU that fell silent is no rise.
+        gpus = [] if system is None else [gpu for gpu in _known(system.gpu_memory) if _whole(system.gpu_memory[:, gpu])]
+        if system is None or not gpus or len(system.gpu) < least:
+            return _too_few(self, evidence, least, of=_MEMORY)
+        sums = np.cumsum(np.vstack([np.zeros((1, len(gpus))), system.gpu_memory[:, gpus]]), axis=0)
         means = (sums[self.window :] - sums[: -self.window]) / self.window
         rises = (means[self.window :] - means[: -self.window])[max(0, self.patience - self.window) :]
         if not len(rises):
-            return _too_few(self, evidence, least + self.window, gpu=True)
-        where, gpu = (int(index) for index in np.unravel_index(rises.argmax(), rises.shape))
+            return _too_few(self, evidence, least + self.window, of=_MEMORY)
+        where, column = (int(index) for index in np.unravel_index(rises.argmax(), rises.shape))
         broken = int((rises > self.increase).any(axis=1).sum())
         moment = (where + max(self.patience, self.window) + self.window) * system.interval_s
         return verdict(
             self,
             Status.ISSUES_FOUND if broken else Status.NO_ISSUES_FOUND,
             evidence=f"The largest rise between two windows of {times(self.window, 'sample')} was "
-            f"{rises[where, gpu]:.3g} percentage points, of GPU {gpu} after {moment:.0f} s (limit {self.increase:g}).",
+            f"{rises[where, column]:.3g} percentage points, of GPU {gpus[column]} after {moment:.0f} s (limit "
+            f"{self.increase:g}).{_left_out(system.gpu_memory, _MEMORY)}",
             recommendation="Something keeps tensors alive (sums of losses with their graph, lists of outputs); detach "
             "them. A single rise at the first evaluation is harmless."
             if broken
@@ -267,14 +277,16 @@ class LoadBalancing:
     def judge(self, evidence: Evidence) -> Verdict:
         """Compares every pair of GPUs over the whole job."""
         system = evidence.system
-        if system is None or not system.gpus or len(system.gpu) <= self.patience:
-            return _too_few(self, evidence, self.patience + 1, gpu=True)
-        if system.gpus == 1:
-            return not_enough(self, "The machine has 1 GPU; the rule compares 2 or more.")
-        histograms = [np.histogram(system.gpu[:, gpu], bins=50, range=(0, 100))[0] for gpu in range(system.gpus)]
+        gpus = [] if system is None else _known(system.gpu)
+        if system is None or not gpus or len(system.gpu) <= self.patience:
+            return _too_few(self, evidence, self.patience + 1, of=_USE)
+        if len(gpus) == 1:
+            left_out = _left_out(system.gpu, _USE)
+            return not_enough(self, f"The job has 1 GPU whose use is known; the rule compares 2 or more.{left_out}")
+        # NaN is in no bin.
+        histograms = {gpu: np.histogram(system.gpu[:, gpu], bins=50, range=(0, 100))[0] for gpu in gpus}
         distances = [
-            (_jensen_shannon(histograms[one], histograms[other]), one, other)
-            for one, other in combinations(range(system.gpus), 2)
+            (_jensen_shannon(histograms[one], histograms[other]), one, other) for one, other in combinations(gpus, 2)
         ]
         broken = [one for one in distances if one[0] > self.threshold]
         distance, one, other = max(distances)
@@ -282,8 +294,9 @@ class LoadBalancing:
             self,
             Status.ISSUES_FOUND if broken else Status.NO_ISSUES_FOUND,
             evidence=f"The use of GPUs {one} and {other} differs most, by a Jensen-Shannon distance of {distance:.3g} "
-            f"(limit {self.threshold:g}); mean use is {system.gpu[:, one].mean():.3g} % and "
-            f"{system.gpu[:, other].mean():.3g} %. {len(broken)} of {times(len(distances), 'pair')} fired.",
+            f"(limit {self.threshold:g}); mean use is {np.nanmean(system.gpu[:, one]):.3g} % and "
+            f"{np.nanmean(system.gpu[:, other]):.3g} %. {len(broken)} of {times(len(distances), 'pair')} fired."
+            f"{_left_out(system.gpu, _USE)}",
             recommendation="Give every process as many samples as the others, and see that no GPU serves another job."
             if broken
             else "",
@@ -486,7 +499,8 @@ class OverallSystemUsage:
         return verdict(
             self,
             Status.NO_ISSUES_FOUND,
-            evidence=f"Half of the time at most: {told}.",
+            evidence=f"Half of the time at most: {told}.{_left_out(system.gpu, _USE)}"
+            f"{_left_out(system.gpu_memory, _MEMORY)}",
             recommendation=self._advice(usage),
             datapoints=len(system.times_s),
             details=usage,
@@ -542,7 +556,10 @@ class OverallFrameworkMetrics:
 
 
 def system_usage(system: SystemSamples) -> dict[str, dict[str, float | str]]:
-    """Name -> unit, max, p99, p95, p50 and min of everything that was sampled; GPUs are averaged per sample."""
+    """Name -> unit, max, p99, p95, p50 and min of everything that was sampled; GPUs are averaged per sample.
+
+    What NVML does not tell is left out.
+    """
     series: dict[str, tuple[str, NDArray[np.float32]]] = {
         "CPU": ("percent", system.cpu.mean(axis=1)),
         "memory": ("percent", system.memory),
@@ -550,9 +567,10 @@ def system_usage(system: SystemSamples) -> dict[str, dict[str, float | str]]:
         "network": ("bytes per second", system.network_bytes_s),
         "disk": ("bytes per second", system.disk_bytes_s),
     }
-    if system.gpus:
-        series["GPU"] = ("percent", system.gpu.mean(axis=1))
-        series["GPU memory"] = ("percent", system.gpu_memory.mean(axis=1))
+    for name, of_each in (("GPU", system.gpu), ("GPU memory", system.gpu_memory)):
+        known = of_each[~np.isnan(of_each).all(axis=1)]
+        if known.size:
+            series[name] = ("percent", np.nanmean(known, axis=1))
     rows: dict[str, dict[str, float | str]] = {}
     for name, (unit, values) in series.items():
         percentiles = np.percentile(values, [100, 99, 95, 50, 0]) if len(values) else np.zeros(5)
@@ -571,8 +589,9 @@ def _judge_bottleneck(
 ) -> Verdict:
     """Counts the samples at which a GPU idled and the CPU was held up."""
     system = evidence.system
-    if system is None or not system.gpus or len(system.gpu) <= rule.patience:
-        return _too_few(rule, evidence, rule.patience + 1, gpu=True)
+    if system is None or not _known(system.gpu) or len(system.gpu) <= rule.patience:
+        return _too_few(rule, evidence, rule.patience + 1, of=_USE)
+    # What is not known is below no threshold.
     idle = (system.gpu < rule.gpu_threshold).any(axis=1)
     count, samples = int((idle & held_up(system)).sum()), len(system.gpu)
     share = 100 * count / samples
@@ -581,19 +600,42 @@ def _judge_bottleneck(
         rule,
         Status.ISSUES_FOUND if broken else Status.NO_ISSUES_FOUND,
         evidence=f"In {count} of {times(samples, 'sample')}, {share:.3g} %, a GPU was below {rule.gpu_threshold:g} % "
-        f"{told} (tolerated in {rule.threshold:g} %). The GPUs idled in {int(idle.sum())} samples.",
+        f"{told} (tolerated in {rule.threshold:g} %). The GPUs idled in {int(idle.sum())} samples."
+        f"{_left_out(system.gpu, _USE)}",
         recommendation=recommendation if broken else "",
         violations=count if broken else 0,
         datapoints=samples,
     )
 
 
-def _too_few(rule: Rule, evidence: Evidence, needed: int, *, gpu: bool) -> Verdict:
+def _known(values_TG: NDArray[np.float32]) -> list[int]:
+    """The GPUs of which something is known."""
+    return np.flatnonzero(~np.isnan(values_TG).all(axis=0)).tolist() if len(values_TG) else []
+
+
+def _whole(values_T: NDArray[np.float32]) -> bool:
+    return not bool(np.isnan(values_T).any())
+
+
+def _left_out(values_TG: NDArray[np.float32], of: str) -> str:
+    """Says of which GPUs something is not known, in a sentence after others; empty where all is known."""
+    known = _known(values_TG)
+    silent = [f"GPU {gpu}" for gpu in range(values_TG.shape[1]) if gpu not in known]
+    broken = [f"GPU {gpu}" for gpu in known if not _whole(values_TG[:, gpu])]
+    return (f" NVML does not tell {of} of {listed(silent)}, which is left out." if silent else "") + (
+        f" NVML told {of} of {listed(broken)} part of the time." if broken else ""
+    )
+
+
+def _too_few(rule: Rule, evidence: Evidence, needed: int, *, of: str) -> Verdict:
+    """What is missing to a rule that needs so many samples ``of`` GPUs."""
     system = evidence.system
     if system is None:
         return not_enough(rule, _why(evidence, "system"))
-    if gpu and not system.gpus:
+    if not system.gpus:
         return not_enough(rule, "The machine has no GPU that could be sampled.")
+    if len(system.gpu) >= needed:
+        return not_enough(rule, f"The rule looks at {of} of GPUs.{_left_out(system.gpu + system.gpu_memory, of)}")
     return not_enough(
         rule,
         f"The machine was sampled {times(len(system.times_s), 'time')} in "
