@@ -4,6 +4,7 @@ import pytest
 
 from dogbreed.errors import HyperparameterError
 from dogbreed.insight.evidence import Evidence
+from dogbreed.insight.rules import bounds
 from dogbreed.insight.rules.common import Need
 from dogbreed.insight.rules.losses import Overfit, Overtraining
 from dogbreed.insight.rules.registry import (
@@ -49,6 +50,26 @@ def test_none_and_booleans_and_choices_are_read():
         ("LossNotDecreasing:mode=BOTH", "is not one of 'EVAL', 'TRAIN', ''"),
         ("ExplodingTensor:only_nan=maybe", "is not true or false"),
         ("AllZero", "AllZero must be told what to look at"),
+        ("UnchangedTensor:tensor_regex=", "UnchangedTensor must be told what to look at"),
+        ("TensorVariance:collection_names=weights", "told a limit: TensorVariance:max_threshold=NUMBER or"),
+        ("LossNotDecreasing:num_steps=0", "LossNotDecreasing:num_steps=0 is not allowed; give 1 or more"),
+        ("LossNotDecreasing:num_steps=-5", "LossNotDecreasing:num_steps=-5 is not allowed; give 1 or more"),
+        ("UnchangedTensor:tensor_regex=fc;num_steps=1", "UnchangedTensor:num_steps=1 is not allowed; give 2 or more"),
+        ("WeightUpdateRatio:num_steps=-7", "WeightUpdateRatio:num_steps=-7 is not allowed"),
+        ("Overfit:patience=-1", "Overfit:patience=-1 is not allowed; give 0 or more"),
+        ("Overtraining:patience_train=0", "Overtraining:patience_train=0 is not allowed; give 1 or more"),
+        ("LowGPUUtilization:window=0", "LowGPUUtilization:window=0 is not allowed; give 1 or more"),
+        ("LowGPUUtilization:threshold_p95=101", "threshold_p95=101 is not allowed; give from 0 to 100"),
+        ("Confusion:min_diag=1.5", "Confusion:min_diag=1.5 is not allowed; give from 0 to 1"),
+        ("VanishingGradient:threshold=nan", "VanishingGradient:threshold=nan is not a finite number"),
+        ("StalledTraining:threshold=inf", "StalledTraining:threshold=inf is not a finite number"),
+        ("AllZero:tensor_regex=[", "AllZero:tensor_regex='[' is no regular expression: unterminated character set"),
+        ("StepOutlier:mode=training", "StepOutlier:mode='training' is not one of 'train', 'validation', None"),
+        (
+            "SaturatedActivation:threshold_tanh_min=10",
+            "SaturatedActivation:threshold_tanh_min=10 is above threshold_tanh_max=9.4999",
+        ),
+        ("LossNotDecreasing:num_steps=0,Overfit:patience=-1", "give 1 or more; Overfit:patience=-1"),
         ("OverallSystemUsage:x=1", "it has none"),
     ],
 )
@@ -56,6 +77,22 @@ def test_a_wrong_rule_is_refused_by_name_with_what_is_known(text, told):
     with pytest.raises(HyperparameterError) as caught:
         parse_rules(text)
     assert told in str(caught.value)
+
+
+def test_defaults_and_what_may_be_negative_are_allowed():
+    for name, rule in RULES.items():
+        mistakes = [one for one in bounds.problems(name, asdict(rule())) if "must be told" not in one]
+        assert mistakes == [], name
+    (rule,) = parse_rules("SaturatedActivation:threshold_sigmoid_max=-1")
+    assert asdict(rule)["threshold_sigmoid_max"] == -1
+    (rule,) = parse_rules("StepOutlier:mode=train")
+    assert asdict(rule)["mode"] == "train"
+
+
+def test_every_bound_is_that_of_a_parameter():
+    known = {name for rule in RULES.values() for name in rule.__dataclass_fields__}
+    paired = {f"{rule}:{name}" for rule, made in RULES.items() for name in made.__dataclass_fields__}
+    assert set(bounds._RANGES) <= known | paired
 
 
 def test_every_mistake_is_named_at_once():

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -407,7 +407,7 @@ class StepOutlier:
     needs: ClassVar[frozenset[Need]] = _ON_TIMES
 
     stddev: float = 3.0
-    mode: str | None = None
+    mode: Literal["train", "validation"] | None = None
     n_outliers: int = 10
 
     def judge(self, evidence: Evidence) -> Verdict:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from difflib import get_close_matches
 from typing import Any
 
 from dogbreed.errors import HyperparameterError
 from dogbreed.insight.evidence import Evidence
-from dogbreed.insight.rules import answers, losses, machine, tensors
+from dogbreed.insight.rules import answers, bounds, losses, machine, tensors
 from dogbreed.insight.rules.common import Need, Rule, verdict
 from dogbreed.insight.verdicts import Status, Verdict
 
@@ -67,7 +67,6 @@ _ON_GPUS = frozenset(
     }
 )
 _ON_REQUEST = frozenset({"SaturatedActivation", "AllZero", "UnchangedTensor", "TensorVariance", "Confusion"})
-_MUST_SELECT = frozenset({"AllZero", "UnchangedTensor", "TensorVariance"})
 
 
 def default_rules(*, pretrained: bool, gpus: int) -> tuple[Rule, ...]:
@@ -91,8 +90,8 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     """Reads the rules that a user chose, see the module.
 
     Raises:
-        HyperparameterError: names every unknown rule or parameter and every value that cannot be read, and what is
-            known.
+        HyperparameterError: names every unknown rule or parameter and every value that cannot be read or is not
+            allowed, and what is known or allowed.
     """
     problems: list[str] = []
     rules: dict[str, Rule] = {}
@@ -171,18 +170,18 @@ def _make(name: str, given: str) -> Rule:
             values[parameter] = _cast(kinds[parameter], text)
         except ValueError:
             raise ValueError(f"{name}:{parameter}={text!r} is not {_words(kinds[parameter])}") from None
-    if name in _MUST_SELECT and not {"collection_names", "tensor_regex"} & set(values):
-        raise ValueError(
-            f"{name} must be told what to look at: {name}:collection_names=weights or {name}:tensor_regex=REGEX"
-        )
-    return typing.cast(Rule, rule(**values))
+    made = typing.cast(Rule, rule(**values))
+    wrong = "; ".join(bounds.problems(name, asdict(made)))
+    if wrong:
+        raise ValueError(wrong)
+    return made
 
 
 def _alternatives(kind: object) -> tuple[object, ...]:
     """The types or texts that a parameter may have."""
-    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Literal:
-        return typing.get_args(kind)
-    return (kind,)
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return tuple(one for part in typing.get_args(kind) for one in _alternatives(part))
+    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else (kind,)
 
 
 def _cast(kind: object, text: str) -> object:
@@ -218,7 +217,7 @@ def _words(kind: object) -> str:
     for one, words in ((int, "a whole number"), (float, "a number"), (str, "a text")):
         if one in allowed:
             return words
-    return "one of " + ", ".join(repr(one) for one in allowed)
+    return "one of " + ", ".join("None" if one is type(None) else repr(one) for one in allowed)
 
 
 def _hint(name: str, known: list[str]) -> str:
