@@ -137,7 +137,8 @@ class StepTimes:
         now_s: when this was taken.
         first_step_s: when the first train step began, or None.
         seconds: kind of work -> seconds spent on it in the whole job; see `timeline.KINDS`.
-        steps: phase (``train``, ``validation``, ``test``) -> float32 seconds of each of its newest steps.
+        steps: phase (``train``, ``validation``, ``calibration``, ``test``) -> float32 seconds of each of its newest
+            steps.
         longest_silence_s: longest time in which nothing was told, the time until `now_s` included.
         workers: threads that load images, of the process that is watched; 0 where what trains loads them itself, None
             where it reads stored outputs and there are none to load.

@@ -61,7 +61,12 @@ _STEP = ""
 _KEPT_STEPS = 20_000
 _KEPT_SPANS = 20_000
 """First stretches, and newest ones, that are kept for the trace; the last of the first are kept in one piece."""
-_PASS_KINDS = {"validation": "evaluation", "test": "evaluation", "features": "frozen part"}
+_PASS_KINDS = {
+    "validation": "evaluation",
+    "calibration": "evaluation",
+    "test": "evaluation",
+    "features": "frozen part",
+}
 
 
 class Event(Protocol):
@@ -135,7 +140,7 @@ class Timeline:
         self._device_pending: list[tuple[str, Event, Event]] = []
 
     def start_pass(self, phase: str) -> None:
-        """A pass begins: ``train``, ``validation``, ``test`` or ``features``."""
+        """A pass begins: ``train``, ``validation``, ``calibration``, ``test`` or ``features``."""
         now = self._clock()
         self._fold(now)
         self._live(now)
@@ -233,7 +238,8 @@ class Timeline:
         """
         spans = [Span(*one) for one in (*self._first, *self._newest)]
         rows = {
-            name: number for number, name in enumerate(("passes", "train", "validation", "test", "features", ""), 1)
+            name: number
+            for number, name in enumerate(("passes", "train", "validation", "calibration", "test", "features", ""), 1)
         }
         events: list[dict[str, object]] = [
             {"ph": "M", "pid": 1, "tid": 0, "name": "process_name", "args": {"name": "dogbreed training"}},

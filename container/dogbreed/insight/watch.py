@@ -111,9 +111,10 @@ class Watch:
         self._monitor.start()
 
     def start_pass(self, phase: str) -> None:
-        """A pass begins: ``train``, ``validation``, ``test`` or ``features``."""
+        """A pass begins: ``train``, ``validation``, ``calibration``, ``test`` or ``features``."""
         if self._hook is not None and phase != "features":
-            self._hook.set_mode(cast(tensors.Mode, phase))
+            # To the hook a calibration is what a test is: answers that are no epoch's.
+            self._hook.set_mode("test" if phase == "calibration" else cast(tensors.Mode, phase))
         self.timeline.start_pass(phase)
 
     def step(self, phase: str) -> None:

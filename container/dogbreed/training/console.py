@@ -58,9 +58,11 @@ class Console:
 
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         """Begins a bar, or notes the time."""
-        self._name = {Phase.TEST: "test", Phase.FEATURES: f"frozen part, view {epoch}"}.get(
-            phase, f"epoch {epoch}/{self._epochs} {phase.value}"
-        )
+        self._name = {
+            Phase.TEST: "test",
+            Phase.CALIBRATION: "calibration",
+            Phase.FEATURES: f"frozen part, view {epoch}",
+        }.get(phase, f"epoch {epoch}/{self._epochs} {phase.value}")
         self._done, self._batches, self._spoken = 0, batches, self._clock()
         if self._terminal:
             self._bar = tqdm(total=batches, desc=self._name, unit="batch", leave=False)

@@ -294,7 +294,7 @@ class Lesson:
             loop, criterion=SmoothedCrossEntropyLoss(), observers=[Quietly(observer) for observer in loop.observers]
         )
         heard = Heard()
-        if judge.evaluate(validation, Phase.TEST, epoch=1, hear=heard.hear) is None:
+        if judge.evaluate(validation, Phase.CALIBRATION, epoch=1, hear=heard.hear) is None:
             return Fitted()
         parts = loop.team.gather(heard.all())
         logits, truth = ([batch for part in parts for batch in part[side]] for side in (0, 1))

@@ -39,6 +39,7 @@ class Phase(Enum):
 
     TRAIN = "train"
     VALIDATION = "validation"
+    CALIBRATION = "calibration"
     TEST = "test"
     FEATURES = "features"
 

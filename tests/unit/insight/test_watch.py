@@ -67,6 +67,29 @@ def test_a_watched_job_has_verdicts_on_everything_and_traces_beside_its_report(t
     assert not model[1]._forward_hooks
 
 
+def test_a_calibration_is_a_phase_of_the_timeline_and_a_test_to_the_hook(tmp_path):
+    pytest.importorskip("smdebug")
+    model, criterion = network(), nn.CrossEntropyLoss()
+    watch = Watch(parse_rules("StepOutlier,Overfit"), timeline=Timeline(), interval_s=1000)
+    watch.attach(model, criterion, folder=tmp_path / "tensors", config=None)
+    watched_job(watch, model, criterion)
+    watch.start_pass("calibration")
+    for _ in range(3):
+        criterion(model(torch.randn(8, 4)), torch.arange(8) % 2)
+        watch.step("calibration")
+    watch.end_pass()
+    assert {phase: len(steps) for phase, steps in watch.evidence().times.steps.items()} == {
+        "train": 36,
+        "validation": 9,
+        "calibration": 3,
+    }
+    assert len(watch.evidence().losses.evaluation) == 3, "no evaluation more"
+    found = watch.finish(tmp_path / "report")
+    assert "36 train, 9 validation, 3 calibration steps" in found.verdicts[0].evidence
+    events = json.loads((tmp_path / "report" / "trace.json").read_text())["traceEvents"]
+    assert {"calibration", "test"} <= {one["args"].get("name") for one in events}
+
+
 def test_a_rule_that_is_named_asks_for_the_end_of_the_job(tmp_path):
     pytest.importorskip("smdebug")
     model, criterion = network(), nn.CrossEntropyLoss()

@@ -143,6 +143,15 @@ def test_the_kept_weights_are_calibrated_on_the_validation_images(
     assert setup.recorder.epochs == 3
 
 
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_the_calibration_is_told_as_what_it_is_and_not_as_a_test(
+    drawn_data: Path, tmp_path: Path, trainable: str
+) -> None:
+    setup = Setup(drawn_data, tmp_path, trainable=trainable, head_epochs=0)
+    setup.teach()
+    assert (setup.recorder.count(Phase.CALIBRATION), setup.recorder.count(Phase.TEST)) == (1, 0)
+
+
 def test_a_stop_spares_the_calibration(drawn_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "MIN_IMAGES", 2)
     setup = Setup(drawn_data, tmp_path, trainable="head", epochs=3)

@@ -394,13 +394,14 @@ class MaxInitializationTime:
 class StepOutlier:
     """Fires when many steps take much longer than the rest.
 
-    Per phase with more than 100 steps: more than `n_outliers` durations exceed mean + `stddev` standard deviations.
+    Per phase (training, validation, calibration and test) with more than 100 steps: more than `n_outliers` durations
+    exceed mean + `stddev` standard deviations.
     (AWS's documentation gives stddev 5 and speaks of shorter steps as well; the SDK sends 3, and the rule looked at
     longer ones alone.)
 
     Attributes:
         stddev: standard deviations above the mean.
-        mode: ``train``, ``validation``, or None for both.
+        mode: ``train``, ``validation``, or None for all phases.
         n_outliers: outliers that are tolerated.
     """
 
