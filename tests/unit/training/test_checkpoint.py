@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,72 @@ def test_a_file_with_code_in_it_is_not_run(tmp_path: Path) -> None:
     assert newest(tmp_path) == 1
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(file.name.split(".")[0] + "".join(file.suffixes[2:]) for file in folder.iterdir())
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def age(file: Path) -> None:
+    torch.save({**torch.load(file, weights_only=True), "format": 1}, file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (truncate, "is not a whole checkpoint and is passed over (RuntimeError)"),
+        (age, "has another version's format, 1, and is passed over"),
+    ],
+)
+def test_a_job_that_starts_over_keeps_its_own_checkpoints_beside_unusable_newer_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None], reason: str
+) -> None:
+    keep(Checkpoints(tmp_path, IDENTITY), 5, 6)
+    for file in list(tmp_path.iterdir()):
+        spoil(file)
+    again = Checkpoints(tmp_path, IDENTITY)
+    assert again.newest() is None
+    assert f"{reason}" in caplog.text
+    assert "it stays as 00006-0000000.checkpoint.pt.unusable until you delete it" in caplog.text
+    aside = ["00005-0000000.unusable", "00006-0000000.unusable"]
+    for epochs, left in ([1], ["00001-0000000"]), ([2, 3, 4], ["00003-0000000", "00004-0000000"]):
+        keep(again, *epochs)
+        assert names(tmp_path) == left + aside
+    assert newest(tmp_path) == 4
+    assert "unusable-1" not in "".join(names(tmp_path)), "what is set aside is not looked at again"
+
+
+def test_what_is_set_aside_twice_under_one_name_is_there_twice(tmp_path: Path) -> None:
+    for _ in range(3):
+        keep(Checkpoints(tmp_path, IDENTITY), 1)
+        truncate(tmp_path / "00001-0000000.checkpoint.pt")
+        assert newest(tmp_path) is None
+    assert names(tmp_path) == ["00001-0000000.unusable", "00001-0000000.unusable-1", "00001-0000000.unusable-2"]
+
+
+def test_what_cannot_be_renamed_does_not_count_and_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep(Checkpoints(tmp_path, IDENTITY), 5, 6)
+    truncate(tmp_path / "00006-0000000.checkpoint.pt")
+    again = Checkpoints(tmp_path, IDENTITY)
+    with monkeypatch.context() as patched:
+
+        def refuse(*_paths: Path) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        patched.setattr(Path, "replace", refuse)
+        found = again.newest()
+    assert found is not None
+    assert found["epoch"] == 5
+    assert "it cannot be renamed: [Errno 13] Permission denied" in caplog.text
+    again.keep(State(5, 1))  # type: ignore[arg-type]
+    again.keep(State(5, 2))  # type: ignore[arg-type]
+    assert names(tmp_path) == ["00005-0000001", "00005-0000002", "00006-0000000"]
+
+
 @pytest.mark.parametrize(
     ("identity", "difference"),
     [
@@ -76,6 +143,14 @@ def test_a_checkpoint_of_another_job_is_refused(tmp_path: Path, identity: dict[s
     keep(Checkpoints(tmp_path, IDENTITY), 1)
     with pytest.raises(ConfigurationError, match=rf"is of another job \(.*{difference}.*an empty checkpoint folder"):
         Checkpoints(tmp_path, identity).newest()
+
+
+def test_a_refusal_leaves_all_files_as_they_are(tmp_path: Path) -> None:
+    keep(Checkpoints(tmp_path, IDENTITY), 1, 2)
+    truncate(tmp_path / "00002-0000000.checkpoint.pt")
+    with pytest.raises(ConfigurationError, match="is of another job"):
+        Checkpoints(tmp_path, {**IDENTITY, "lr": "0.1"}).newest()
+    assert names(tmp_path) == ["00001-0000000", "00002-0000000"]
 
 
 def test_the_number_of_loader_processes_is_no_difference(tmp_path: Path) -> None:
