@@ -165,6 +165,45 @@ def test_one_two_and_four_processes_learn_the_same(
 
 
 @pytest.mark.timeout(600)
+def test_a_batch_of_fewer_samples_than_processes_teaches_them_all_the_same(
+    job: Job, alone: Callable[..., tuple[OptMl, str]], drawn_data: Path
+) -> None:
+    """18 images in batches of 8: the last one has two, so that two or three of four processes have nothing."""
+    one, _ = alone(**{"batch-size": "8"})
+    four, _ = job.run(drawn_data, 4, **{"batch-size": "8"})
+    assert largest_difference(one.model, four.model) < 1e-4
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("statistics", ["keep", "learn"])
+def test_a_host_with_a_few_images_of_its_own_holds_up_no_step(
+    job: Job, drawn_data: Path, tmp_path: Path, statistics: str
+) -> None:
+    """The second host has images for one step of each epoch: the rate falls to its end all the same."""
+    hosts = ("127.0.0.1", "localhost")
+    options = {"trainable": "all", "batch-size": "4", "epochs": "2", "patience": "0", "batch-statistics": statistics}
+    folders = []
+    for number, name in enumerate(hosts):
+        own = tmp_path / f"images {number}"
+        shutil.copytree(drawn_data / "train", own)
+        for folder in own.iterdir():
+            first, *others = sorted(folder.iterdir())
+            for image in others if number else [first]:
+                image.unlink()
+        folders.append(job.host(name, None, {**EXACT, **options}, *hosts))
+        folders[-1].channels(train=own, validation=drawn_data / "valid")
+        folders[-1].write("inputdataconfig.json", {"train": {"S3DistributionType": "ShardedByS3Key"}, "validation": {}})
+    processes = [job.start(folder) for folder in folders]
+    logs = [process.communicate(timeout=250)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], logs
+    rates = [float(line.split("lr=")[1].split(";")[0]) for line in logs[0].splitlines() if "epoch=" in line]
+    assert rates[-1] < 0.02 * float(EXACT["lr"])
+    assert "stood alone" not in logs[0]
+    found = json.loads((folders[0].model / "bundle.json").read_text())
+    assert found["facts"]["train_images"] == len(list((drawn_data / "train").rglob("*.jpg")))
+
+
+@pytest.mark.timeout(600)
 def test_stored_outputs_are_computed_in_shares_and_put_together(
     job: Job, alone: Callable[..., tuple[OptMl, str]], drawn_data: Path
 ) -> None:

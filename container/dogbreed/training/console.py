@@ -29,6 +29,7 @@ class Quietly:
         self.on_pass_start = observer.on_pass_start
         self.on_part = observer.on_part
         self.on_batch = observer.on_batch
+        self.on_left_out = observer.on_left_out
         self.on_pass_end = observer.on_pass_end
 
     def on_epoch_end(self, result: EpochResult) -> None:
@@ -55,6 +56,7 @@ class Console:
         self._done = 0
         self._batches = 0
         self._spoken = 0.0
+        self._spoke_of_left_out = False
 
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         """Begins a bar, or notes the time."""
@@ -78,6 +80,17 @@ class Console:
         elif self._clock() - self._spoken >= _SILENCE_S:
             self._spoken = self._clock()
             logger.info("%s: batch %d of %d", self._name, self._done, self._batches)
+
+    def on_left_out(self, samples: int) -> None:
+        """Says so once: where it happens at all, it may happen at every step."""
+        if not self._spoke_of_left_out:
+            self._spoke_of_left_out = True
+            logger.warning(
+                "%d of the images of a training step stood alone in a process's part of the batch and taught nothing, "
+                "as BatchNorm cannot learn from one; what is left out later is not told; batch-statistics=keep leaves "
+                "none out",
+                samples,
+            )
 
     def on_pass_end(self, phase: Phase) -> None:
         """Removes the bar, so that log lines stand on lines of their own."""

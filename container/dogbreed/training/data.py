@@ -44,6 +44,7 @@ __all__ = [
     "choose_workers",
     "find_splits",
     "make_loader",
+    "turn",
 ]
 
 _BATCHES_AHEAD = 3
@@ -149,7 +150,7 @@ def make_loader(
         shuffle: a new order each epoch.
         pin: page-locked batches, for copies to a GPU.
         images: where the samples' images come from, by position; None decodes their files.
-        rank: of this process; it takes positions rank, rank + ranks, ... of every batch, which may be none of the last.
+        rank: of this process; of every batch it takes what `turn` says.
         ranks: processes that share the batches. Together their batches are those of a single process.
         batches: where the samples are this process's own: divide them evenly into so many, whatever ``batch_size``.
     """
@@ -174,6 +175,15 @@ class Loading(NamedTuple):
     threads: int
     processes: int
     seconds: Callable[[], float]
+
+
+def turn(samples: int, rank: int, ranks: int) -> slice:
+    """The positions of a batch of ``samples`` that are a process's: all processes take them by turns.
+
+    Where there are fewer than two for each, only as many take part as have two, since BatchNorm cannot learn from one.
+    """
+    takers = max(1, min(ranks, samples // 2))
+    return slice(rank, None, takers) if rank < takers else slice(0)
 
 
 class EpochLoader:
@@ -271,11 +281,13 @@ class _Plan:
         self._samples = samples
         self._bounds = [*range(0, samples - lonely, batch_size), samples - lonely]
         if batches is not None:
-            self._bounds = [samples * number // batches for number in range(batches + 1)]
+            # Fewer samples than two for each batch come in pairs, and none to the batches between: BatchNorm again.
+            groups = min(batches, max(1, samples // 2))
+            self._bounds = [samples * (groups * number // batches) // groups for number in range(batches + 1)]
         self._seed = seed
         self._first = first
         self._shuffle = shuffle
-        self._share = slice(rank, None, ranks)
+        self._rank, self._ranks = rank, ranks
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -288,7 +300,7 @@ class _Plan:
         for _ in range(self._first):
             generator.getrandbits(63)
         keys = [(position, generator.getrandbits(63)) for position in order]
-        return [keys[start:end][self._share] for start, end in pairwise(self._bounds)]
+        return [keys[start:end][turn(end - start, self._rank, self._ranks)] for start, end in pairwise(self._bounds)]
 
 
 _Seeded = Callable[[Tensor, torch.Generator], Tensor]

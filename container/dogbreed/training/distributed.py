@@ -132,24 +132,34 @@ class Team:
     def averaging(self, model: nn.Module) -> nn.Module:
         """The model, whose gradients become the mean over all processes as they are computed.
 
-        Statistics of BatchNorm stay each process's own until `average_buffers`.
+        Where it is handed None in the place of inputs, its output is a zero whose gradients are zeros: all processes go
+        backward at every step, also one that has nothing to learn from. Statistics of BatchNorm stay each process's own
+        until `average_buffers`.
         """
         if self.alone or not any(parameter.requires_grad for parameter in model.parameters()):
             return model
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        return DistributedDataParallel(_Sparing(model), broadcast_buffers=False)
 
     def unsynchronised(self, learner: nn.Module) -> contextlib.AbstractContextManager[None]:
         """For backward passes whose gradients are added up here first."""
         return learner.no_sync() if isinstance(learner, DistributedDataParallel) else contextlib.nullcontext()
 
-    def average_buffers(self, model: nn.Module) -> None:
-        """Replaces the floating-point buffers (BatchNorm's running statistics) by their mean over all processes."""
+    def average_buffers(self, model: nn.Module, share: float | None = None) -> None:
+        """Replaces the floating-point buffers (BatchNorm's running statistics) by their mean over all processes.
+
+        Args:
+            model: whose buffers they are.
+            share: weight of this process's, of 1 for all together; by default all count the same.
+        """
         if self.alone:
             return
         for buffer in model.buffers():
             if buffer.is_floating_point():
+                if share is not None:
+                    buffer.mul_(share)
                 dist.all_reduce(buffer)
-                buffer.div_(self.size)
+                if share is None:
+                    buffer.div_(self.size)
 
     def say_last_words(self, reason: str) -> None:
         """Tells the others why this process ends; the first to speak is heard. Never raises."""
@@ -191,6 +201,25 @@ class Team:
             f"another process of this job is gone without a word, killed or out of memory ({first_line[:200]}); its "
             f"host's log may say more"
         )
+
+
+class _Sparing(nn.Module):
+    """A model that a process can also leave out of a step without leaving the others waiting.
+
+    Args:
+        model: inputs -> outputs.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor | None) -> Tensor:
+        """The model's outputs; for None a zero that everything that learns has a part in."""
+        if inputs is not None:
+            return cast(Tensor, self.model(inputs))
+        parts = [parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]
+        return 0 * torch.stack(parts).sum()
 
 
 ALONE = Team()

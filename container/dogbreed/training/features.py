@@ -36,7 +36,7 @@ from torch import Tensor
 
 from dogbreed.errors import HyperparameterError
 from dogbreed.training import mapped
-from dogbreed.training.data import Batch
+from dogbreed.training.data import Batch, turn
 from dogbreed.training.distributed import ALONE, Team
 
 logger = logging.getLogger(__name__)
@@ -162,8 +162,8 @@ class FeatureBatches:
             chosen = [generator.randrange(2 if self._mirror else views) for _ in order]
         for first in range(start * self._batch_size, self._used, self._batch_size):
             end = min(first + self._batch_size, self._used)
-            rows = order[first + self._team.rank : end : self._team.size]
-            view = chosen[first + self._team.rank : end : self._team.size]
+            own = turn(end - first, self._team.rank, self._team.size)
+            rows, view = order[first:end][own], chosen[first:end][own]
             outputs = self._take([0] * len(rows), rows) if self._mirror else self._take(view, rows)
             if self._mirror:
                 mirrored = [place for place, drawn in enumerate(view) if drawn]

@@ -66,9 +66,16 @@ class FitResult:
 
 
 class _Pass(NamedTuple):
-    """What a training pass went through: samples of all processes, and seconds in which this one waited for data."""
+    """What a training pass went through.
+
+    Attributes:
+        samples: that were learnt from, in all processes.
+        left_out: readable ones that were not, see `Observer.on_left_out`.
+        waited_s: seconds in which this process waited for data.
+    """
 
     samples: int
+    left_out: int
     waited_s: float
 
 
@@ -114,6 +121,9 @@ class Observer(Protocol):
 
     def on_batch(self, phase: Phase) -> None:
         """A batch is done."""
+
+    def on_left_out(self, samples: int) -> None:
+        """So many samples of a training batch teach nothing: they stood alone, and BatchNorm needs two."""
 
     def on_pass_end(self, phase: Phase) -> None:
         """The pass is over, or was left because of a stop signal."""
@@ -204,7 +214,7 @@ class Loop:
             keeper: keeps the state of a long or interrupted fit.
 
         Raises:
-            DataError: too many images are corrupt, or a whole pass held none.
+            DataError: too many images are corrupt, or a whole pass held none that could be learnt from.
             HyperparameterError: the loss is not finite any more.
         """
         ended_by = ""
@@ -217,8 +227,8 @@ class Loop:
             learnt = state.learnt.summed(self.team)
             judged = None
             if trained is not None:
+                _require_samples(learnt, Phase.TRAIN, trained.left_out)
                 _check_loss(learnt, state.epoch, learning_rate)
-                _require_samples(learnt, Phase.TRAIN)
                 self.team.average_buffers(self.model)
                 with state.averaging.swapped():
                     judged = self.evaluate(validation, Phase.VALIDATION, state.epoch)
@@ -330,10 +340,8 @@ class Loop:
         """The rest of the training pass in hand; None when a stop signal cut it short."""
         learner.train()
         self.criterion.train()
-        samples, waited_s = 0, 0.0
-        # BatchNorm cannot learn from one sample with 1x1 maps; where a batch leaves a process fewer, no process steps.
+        samples, left_out, waited_s = 0, 0, 0.0
         normalises = any(isinstance(module, _BatchNorm) and module.training for module in learner.modules())
-        enough = 0 if self.team.alone else 2 if normalises else 1
         self._tell_start(Phase.TRAIN, state.epoch, len(batches) - state.batch)
         try:
             stream = batches.epoch(state.epoch, state.batch)
@@ -342,20 +350,30 @@ class Loop:
                 batch = next(stream, None)
                 waited_s += time.perf_counter() - asked
                 if batch is None:
-                    return _Pass(samples, waited_s)
+                    return _Pass(samples, left_out, waited_s)
                 self._tell_part("data")
+                # BatchNorm cannot learn from one sample with 1x1 maps, and badly from larger ones. Who asks for batches
+                # of one has them all the same.
+                count = len(batch.indices)
+                single = normalises and count == 1 and not (self.team.alone and not batch.left_out)
+                own = 0 if single else count
                 # One small sum for all that the processes must do alike: a step that one of them left out would make
                 # the others wait in it for ever.
-                count = len(batch.indices)
-                stop, thin, due, shared = self.team.total(self.stop_requested(), count < enough, keeper.due(), count)
+                stop, due, shared, spared, absent = self.team.total(
+                    self.stop_requested(), keeper.due(), own, count - own, not own
+                )
                 if stop:
                     return None
                 self.corrupt.add(batch.problems)
-                if shared and not thin:
+                if spared:
+                    self._tell_left_out(spared)
+                if shared:
                     self._seed_step(state)
-                    self._step(learner, batch, state, shared)
+                    # Who saw nothing takes over what the others' norm layers saw.
+                    share = own / shared if absent and normalises else None
+                    self._step(learner, batch if own else None, state, shared, statistics_share=share)
                 state.batch += 1
-                samples += shared
+                samples, left_out = samples + shared, left_out + spared
                 if due:
                     state.collect(self.team)
                     keeper.keep(state)
@@ -364,10 +382,29 @@ class Loop:
         finally:
             self._tell_end(Phase.TRAIN)
 
-    def _step(self, learner: nn.Module, batch: Batch, state: FitState, samples: int) -> None:
-        """One optimizer step on this process's share of a batch of ``samples``."""
+    def _step(
+        self,
+        learner: nn.Module,
+        batch: Batch | None,
+        state: FitState,
+        samples: int,
+        *,
+        statistics_share: float | None = None,
+    ) -> None:
+        """One optimizer step, which all processes do together.
+
+        Args:
+            learner: the model, see `Team.averaging`.
+            batch: this process's share; None where it has nothing to learn from.
+            state: is moved along.
+            samples: in the shares of all processes.
+            statistics_share: weight of this process's running statistics in those of all, which all go on with; None
+                where each goes on with its own.
+        """
         state.optimizer.zero_grad(set_to_none=True)
-        parts = _split(batch, self.accumulate)
+        if batch is None:
+            state.scaler.scale(learner(None)).backward()
+        parts = [] if batch is None else _split(batch, self.accumulate)
         for number, part in enumerate(parts, 1):
             inputs, indices = self._move(part)
             inputs, targets = self.mix(inputs, indices)
@@ -390,6 +427,8 @@ class Loop:
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.schedule.step()
+        if statistics_share is not None:
+            self.team.average_buffers(self.model, statistics_share)
         state.averaging.update()
         self._tell_part("optimizer")
         if state.batch % _CHECKED_STEPS == 0:
@@ -427,6 +466,10 @@ class Loop:
         for observer in self.observers:
             observer.on_batch(phase)
 
+    def _tell_left_out(self, samples: int) -> None:
+        for observer in self.observers:
+            observer.on_left_out(samples)
+
     def _tell_end(self, phase: Phase) -> None:
         for observer in self.observers:
             observer.on_pass_end(phase)
@@ -442,7 +485,12 @@ def nothing_decoded(phase: Phase) -> DataError:
     return DataError(f"not one {phase.value} image could be decoded; the log names them")
 
 
-def _require_samples(metrics: PassMetrics, phase: Phase) -> PassMetrics:
+def _require_samples(metrics: PassMetrics, phase: Phase, left_out: int = 0) -> PassMetrics:
+    if not metrics.samples and left_out:
+        raise DataError(
+            f"nothing was learnt: each of {left_out} readable {phase.value} images stood alone in a process's part of "
+            f"a batch, and BatchNorm needs two; set batch-statistics=keep, give more images, or use fewer processes"
+        )
     if not metrics.samples:
         raise nothing_decoded(phase)
     return metrics
@@ -457,7 +505,7 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def _check_loss(metrics: PassMetrics, epoch: int, learning_rate: float) -> None:
-    if not math.isfinite(metrics.loss):
+    if metrics.samples and not math.isfinite(metrics.loss):
         step = metrics.first_not_finite
         raise HyperparameterError(
             f"the training loss became {metrics.loss} in epoch {epoch}{f', step {step}' if step else ''}, at learning "

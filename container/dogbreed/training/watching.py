@@ -146,6 +146,9 @@ class Watching:
         if self._hears(phase):
             self._watch.step(phase.value)
 
+    def on_left_out(self, samples: int) -> None:
+        """The console says so."""
+
     def on_pass_end(self, phase: Phase) -> None:
         """Ends a pass."""
         if self._hears(phase):

@@ -37,6 +37,15 @@ def test_without_a_terminal_a_silent_pass_speaks_every_half_minute(caplog: pytes
     assert caplog.messages == ["epoch 1/3 train: batch 3 of 9", "epoch 1/3 train: batch 5 of 9"]
 
 
+def test_images_that_taught_nothing_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    console = Console(3, terminal=False)
+    for samples in (2, 1, 3):
+        console.on_left_out(samples)
+    (line,) = caplog.messages
+    assert line.startswith("2 of the images of a training step stood alone")
+    assert "batch-statistics=keep" in line
+
+
 def test_on_a_terminal_a_bar_shows_the_pass_and_is_gone_afterwards(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,11 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training.crops import RandomCrop
-from dogbreed.training.data import Batch, EpochLoader, Splits, View, advise_workers, choose_workers, make_loader
+from dogbreed.training.data import (
+    Batch,
+    EpochLoader,
+    Splits,
+    View,
+    advise_workers,
+    choose_workers,
+    make_loader,
+    turn,
+)
 from dogbreed.training.sources import find_splits
 
 VIEW = PreprocessSpec.for_size(32).centre_view
@@ -177,20 +188,48 @@ def test_torch_uses_one_core_in_each_thread_and_as_many_as_before_elsewhere(draw
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_share_the_batches_of_a_single_process(drawn_data: Path, ranks: int) -> None:
-    # 18 samples in batches of 8: the last one holds 2, so that some of four ranks have none of it.
+    # 18 samples in batches of 8: the last one holds 2, which go to one rank, since nothing learns from one alone.
     splits = find({"train": drawn_data})
     view = VIEWS["seeded crop"]
     whole = list(loader_of(splits, view, batch_size=8).epoch(1))
     shares = [list(loader_of(splits, view, batch_size=8, rank=rank, ranks=ranks).epoch(1)) for rank in range(ranks)]
     assert [len(share) for share in shares] == [len(whole)] * ranks
     for number, batch in enumerate(whole):
+        takers = min(ranks, len(batch.indices) // 2)
         for rank, share in enumerate(shares):
             mine: Batch = share[number]
-            assert mine.indices.tolist() == batch.indices[rank::ranks].tolist()
+            own = slice(rank, None, takers) if rank < takers else slice(0)
+            assert mine.indices.tolist() == batch.indices[own].tolist()
             if len(mine.indices):
-                assert torch.equal(mine.images, batch.images[rank::ranks])
-    empty = [len(share[-1].indices) for share in shares].count(0)
-    assert empty == max(0, ranks - 2)
+                assert torch.equal(mine.images, batch.images[own])
+    assert [len(share[-1].indices) for share in shares] == [2] + [0] * (ranks - 1)
+
+
+@given(samples=st.integers(0, 40), ranks=st.integers(1, 8))
+def test_the_turns_of_all_ranks_are_the_batch_and_none_is_of_a_single_sample(samples: int, ranks: int) -> None:
+    turns = [list(range(samples))[turn(samples, rank, ranks)] for rank in range(ranks)]
+    assert sorted(position for one in turns for position in one) == list(range(samples))
+    if samples != 1:
+        assert all(len(one) != 1 for one in turns)
+    whole = [len(one) for one in turns if one]
+    assert not whole or max(whole) - min(whole) <= 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "sizes"),
+    [
+        (0, [0, 0, 0, 0, 0]),
+        (1, [0, 0, 0, 0, 1]),
+        (3, [0, 0, 0, 0, 3]),
+        (4, [0, 0, 2, 0, 2]),
+        (9, [0, 2, 2, 2, 3]),
+        (11, [2, 2, 2, 2, 3]),
+    ],
+)
+def test_few_images_of_a_host_come_in_pairs(drawn_data: Path, samples: int, sizes: list[int]) -> None:
+    own = find({"train": drawn_data}).train[:samples]
+    loader = make_loader(own, VIEW, batch_size=9, workers=0, seed=0, shuffle=True, pin=False, batches=5)
+    assert [len(batch.indices) for batch in loader.epoch(1)] == sizes
 
 
 def test_a_corrupt_image_leaves_its_batch_and_is_reported_with_it(copy: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributed import HashStore
 
-from dogbreed.training.distributed import ALONE, ProcessLostError, Team
+from dogbreed.training.distributed import ALONE, ProcessLostError, Team, _Sparing
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -30,6 +30,16 @@ def test_alone_everything_is_the_obvious_answer() -> None:
     assert ALONE.share({"a": 1}) == {"a": 1}
     assert ALONE.averaging(model) is model
     ALONE.wait()
+
+
+def test_a_process_that_has_nothing_to_learn_from_gives_gradients_of_zero() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(requires_grad=False)
+    learner = _Sparing(model)
+    assert torch.equal(learner(torch.ones(1, 2)), model(torch.ones(1, 2)))
+    learner(None).backward()
+    assert [parameter.grad is None for parameter in model.parameters()] == [True, True, False, False]
+    assert all(not parameter.grad.any() for parameter in model[1].parameters())
 
 
 def test_who_hears_last_words_knows_why_and_who_hears_none_is_told_so() -> None:

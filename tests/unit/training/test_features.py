@@ -304,5 +304,6 @@ def test_processes_share_every_batch(tmp_path: Path) -> None:
     ]
     whole = FeatureBatches(store, batch_size=3, seed=1, shuffle=True, device=CPU)
     for together, *shares in zip(whole.epoch(1), *(one.epoch(1) for one in feed), strict=True):
+        assert all(len(share.indices) != 1 for share in shares)
         found = sorted(index for share in shares for index in share.indices.tolist())
         assert found == sorted(together.indices.tolist())

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dogbreed import backbones
 from dogbreed.backbones import HeadSpec
@@ -15,7 +16,8 @@ from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute
 from dogbreed.training.averaging import make_averaging
-from dogbreed.training.data import EpochLoader, find_splits, make_loader
+from dogbreed.training.data import Batch, EpochLoader, find_splits, make_loader
+from dogbreed.training.distributed import T, Team, _Sparing
 from dogbreed.training.loop import CorruptImages, FitResult, Keeper, Loop, NoKeeper, Phase
 from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.optim import make_optimizer, make_schedule
@@ -39,6 +41,9 @@ class Recorder:
 
     def on_batch(self, phase: Phase) -> None:
         self.told.append(phase.value)
+
+    def on_left_out(self, samples: int) -> None:
+        self.told.append(f"left out {samples}")
 
     def on_pass_end(self, phase: Phase) -> None:
         self.told.append(f"{phase.value} over")
@@ -215,6 +220,120 @@ def test_a_pass_without_one_decodable_image_is_an_error(drawn_data: Path) -> Non
 
     with pytest.raises(DataError, match="not one validation image could be decoded"):
         setup.loop.evaluate(Empty(), Phase.VALIDATION, 1)  # type: ignore[arg-type]
+
+
+class Companion(Team):
+    """One of two processes; what the other one counts at each step is a value of the test."""
+
+    other: tuple[int, ...] = ()
+
+    def total(self, *counts: int) -> tuple[int, ...]:
+        return tuple(map(sum, zip(counts, self.other, strict=True))) if len(counts) == len(self.other) else counts
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+    def averaging(self, model: nn.Module) -> nn.Module:
+        return _Sparing(model)
+
+    def average_buffers(self, model: nn.Module, share: float | None = None) -> None:
+        shares.append(share)
+
+
+shares: list[float | None] = []
+
+
+class Few:
+    """Batches of so many samples, of which the others could not be read."""
+
+    def __init__(self, *sizes: int, corrupt: tuple[str, ...] = ()) -> None:
+        self.sizes, self.corrupt = sizes, corrupt
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        for size in self.sizes[start:]:
+            yield Batch(torch.full((size, 3, 32, 32), 90, dtype=torch.uint8), torch.arange(size) % 3, self.corrupt)
+
+
+def beside(other: int, setup: Setup) -> Setup:
+    """The set-up as one of two processes, of which the other has so many samples in each batch."""
+    team = Companion(rank=0, size=2)
+    object.__setattr__(team, "other", (0, 0, other, 0, other == 0))
+    setup.loop = replace(setup.loop, team=team)
+    shares.clear()
+    return setup
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_a_process_without_samples_steps_with_the_others_on_gradients_of_zero(drawn_data: Path, trainable: str) -> None:
+    setup = beside(5, Setup(drawn_data, trainable=trainable, epochs=1, optimizer="sgd", weight_decay=0.0))
+    before = [parameter.detach().clone() for parameter in setup.model.parameters()]
+    setup.train = Few(0, 0, 4)  # type: ignore[assignment]
+    state = setup.state()
+    seen: list[bool] = []
+    step = state.optimizer.step
+
+    def watched() -> None:
+        step()
+        same = [torch.equal(one, now) for one, now in zip(before, setup.model.parameters(), strict=True)]
+        learning = [parameter for parameter in setup.model.parameters() if parameter.requires_grad]
+        assert all(parameter.grad is not None for parameter in learning)
+        seen.append(all(same))
+
+    state.scaler.step = lambda optimizer: watched()  # type: ignore[method-assign, assignment]
+    setup.fit(state)
+    assert seen == [True, True, False]
+    assert state.schedule.state_dict()["step"] == 3
+    # Where norm layers learn, who saw nothing takes over what the other saw; None is the epoch's end.
+    assert shares == ([0.0, 0.0, None] if trainable == "all" else [None])
+
+
+def test_a_single_sample_teaches_no_batchnorm_and_observers_hear_of_it(drawn_data: Path) -> None:
+    setup = beside(5, Setup(drawn_data, epochs=1))
+    setup.train = Few(1, 4)  # type: ignore[assignment]
+    state = setup.state()
+    setup.fit(state)
+    assert setup.recorder.told[:4] == ["train 1: 2", "left out 1", "train", "train"]
+    assert state.schedule.state_dict()["step"] == 2
+    assert shares == [0.0, None]
+    kept = beside(5, Setup(drawn_data, epochs=1, trainable="head"))
+    kept.train = Few(1, 4)  # type: ignore[assignment]
+    kept.fit()
+    assert "left out 1" not in kept.recorder.told
+    assert shares == [None]
+
+
+def test_where_every_sample_stands_alone_the_error_says_so(drawn_data: Path) -> None:
+    setup = beside(0, Setup(drawn_data, epochs=1))
+    setup.train = Few(1, 1)  # type: ignore[assignment]
+    with pytest.raises(DataError, match=r"each of 2 readable train images stood alone.*batch-statistics=keep"):
+        setup.fit()
+
+
+def test_a_sample_that_unreadable_ones_leave_alone_teaches_nothing_but_one_that_was_asked_for_does(
+    drawn_data: Path,
+) -> None:
+    for corrupt, left_out in (("x",), 1), ((), 0):
+        setup = Setup(drawn_data, epochs=1, max_corrupt_fraction=1.0)
+        setup.train = Few(1, 4, corrupt=corrupt)  # type: ignore[assignment]
+        state = setup.state()
+        setup.fit(state)
+        assert setup.recorder.told.count("left out 1") == left_out
+        assert state.schedule.state_dict()["step"] == 2 - left_out
+
+
+def test_a_training_pass_without_one_decodable_image_is_not_taken_for_a_loss_that_is_not_finite(
+    drawn_data: Path,
+) -> None:
+    setup = Setup(drawn_data, max_corrupt_fraction=1.0)
+    setup.train = Few(0, 0, corrupt=("x",))  # type: ignore[assignment]
+    with pytest.raises(DataError, match="not one train image could be decoded"):
+        setup.fit()
 
 
 class Memory:
