@@ -135,6 +135,8 @@ class Observer(Protocol):
 class CorruptImages:
     """The images that could not be decoded, and the share of them that ends the job.
 
+    Each process meets those in its own share of the batches; after a pass all know them all, see `gather`.
+
     Args:
         samples: number of images in all splits.
         max_fraction: in [0, 1].
@@ -152,6 +154,19 @@ class CorruptImages:
             DataError: more than ``max_fraction`` of all images are corrupt.
         """
         self._found.update(dict.fromkeys(problems))
+        self._check()
+
+    def gather(self, team: Team) -> None:
+        """Takes what all processes have found, the same in each of them; all of them call it.
+
+        Raises:
+            DataError: more than ``max_fraction`` of all images are corrupt.
+        """
+        if not team.alone:
+            self._found = dict.fromkeys(problem for found in team.gather(self.found) for problem in found)
+            self._check()
+
+    def _check(self) -> None:
         if len(self._found) > self._max_fraction * self._samples:
             first = next(iter(self._found))
             raise DataError(
@@ -223,6 +238,7 @@ class Loop:
             started = time.perf_counter()
             trained = self._train_pass(learner, train, state, keeper)
             train_seconds = time.perf_counter() - started
+            self.corrupt.gather(self.team)
             learning_rate = float(state.schedule.get_last_lr()[0])
             learnt = state.learnt.summed(self.team)
             judged = None
@@ -308,6 +324,7 @@ class Loop:
                 self._tell_batch(phase)
         finally:
             self._tell_end(phase)
+        self.corrupt.gather(self.team)
         if any(self.team.total(stopped)):
             return None
         return _require_samples(metrics.summed(self.team), phase)

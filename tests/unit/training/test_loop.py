@@ -208,6 +208,40 @@ def test_corrupt_images_count_once_and_end_the_job_above_the_limit() -> None:
         corrupt.add(("c",))
 
 
+class Finder(Team):
+    """One of two processes, of which the other has found an unreadable image too."""
+
+    def gather(self, value: T) -> list[T]:
+        return [("other.jpg (truncated)",), value] if isinstance(value, tuple) else [value]  # type: ignore[list-item]
+
+
+def test_the_corrupt_images_of_all_processes_count_together() -> None:
+    corrupt = CorruptImages(20, 0.1)
+    corrupt.add(("own.jpg (empty)",))
+    for _ in range(2):
+        corrupt.gather(Finder(size=2))
+        assert corrupt.found == ("other.jpg (truncated)", "own.jpg (empty)")
+    corrupt.gather(Team())
+    strict = CorruptImages(20, 0.05)
+    strict.add(("own.jpg (empty)",))
+    with pytest.raises(DataError, match="2 of 20 images cannot be decoded"):
+        strict.gather(Finder(size=2))
+
+
+def test_what_each_process_found_in_a_pass_is_known_after_it(drawn_data: Path) -> None:
+    for run in (
+        lambda setup: setup.loop.evaluate(Few(4), Phase.VALIDATION, 1),
+        lambda setup: setup.fit(),
+    ):
+        setup = beside(5, Setup(drawn_data, epochs=1, max_corrupt_fraction=1.0))
+        team = Gathering(rank=0, size=2)
+        object.__setattr__(team, "other", setup.loop.team.other)  # type: ignore[attr-defined]
+        setup.loop = replace(setup.loop, team=team)
+        setup.train = Few(4, corrupt=("own.jpg (empty)",))  # type: ignore[assignment]
+        run(setup)
+        assert setup.loop.corrupt.found[0] == "other.jpg (truncated)"
+
+
 def test_a_pass_without_one_decodable_image_is_an_error(drawn_data: Path) -> None:
     setup = Setup(drawn_data, max_corrupt_fraction=1.0)
 
@@ -244,6 +278,12 @@ class Companion(Team):
 
 
 shares: list[float | None] = []
+
+
+class Gathering(Companion, Finder):
+    """Both at once."""
+
+    gather = Finder.gather
 
 
 class Few:
