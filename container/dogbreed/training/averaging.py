@@ -7,7 +7,7 @@ is held beside the model and exchanged with it bit by bit, so that one network s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
@@ -24,6 +24,9 @@ class Averaging(Protocol):
 
     def swapped(self) -> AbstractContextManager[None]:
         """Context in which the model holds the average; outside it holds its own weights, to the bit."""
+
+    def buffers(self) -> Iterable[Tensor]:
+        """The average of the model's buffers, in place: processes differ in them as they do in the model's."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average, and how many steps are in it."""
@@ -52,6 +55,10 @@ class NoAverage:
         """Leaves the model as it is."""
         return nullcontext()
 
+    def buffers(self) -> Iterable[Tensor]:
+        """None."""
+        return ()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Nothing."""
         return {}
@@ -75,9 +82,11 @@ class MovingAverage:
     def __init__(self, decay: float, model: nn.Module) -> None:
         self._decay = decay
         learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        tensors = {**learning, **dict(model.named_buffers())}
+        buffers = dict(model.named_buffers())
+        tensors = {**learning, **buffers}
         self._live = {name: tensor.detach() for name, tensor in tensors.items()}
         self._average = {name: tensor.clone() for name, tensor in self._live.items()}
+        self._buffers = [self._average[name] for name in buffers]
         self._steps = 0
 
     def update(self) -> None:
@@ -99,6 +108,10 @@ class MovingAverage:
             yield
         finally:
             self._exchange()
+
+    def buffers(self) -> Iterable[Tensor]:
+        """The average of the model's buffers, in place."""
+        return self._buffers
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average and the number of steps in it, by the names of the model's tensors and ``steps``."""

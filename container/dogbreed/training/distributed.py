@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar, cast
@@ -144,16 +144,16 @@ class Team:
         """For backward passes whose gradients are added up here first."""
         return learner.no_sync() if isinstance(learner, DistributedDataParallel) else contextlib.nullcontext()
 
-    def average_buffers(self, model: nn.Module, share: float | None = None) -> None:
-        """Replaces the floating-point buffers (BatchNorm's running statistics) by their mean over all processes.
+    def average_buffers(self, buffers: Iterable[Tensor], share: float | None = None) -> None:
+        """Replaces floating-point buffers (BatchNorm's running statistics) by their mean over all processes, in place.
 
         Args:
-            model: whose buffers they are.
+            buffers: of a model, or of an average of it; the others stay as they are.
             share: weight of this process's, of 1 for all together; by default all count the same.
         """
         if self.alone:
             return
-        for buffer in model.buffers():
+        for buffer in buffers:
             if buffer.is_floating_point():
                 if share is not None:
                     buffer.mul_(share)

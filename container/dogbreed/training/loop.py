@@ -245,7 +245,7 @@ class Loop:
             if trained is not None:
                 _require_samples(learnt, Phase.TRAIN, trained.left_out)
                 _check_loss(learnt, state.epoch, learning_rate)
-                self.team.average_buffers(self.model)
+                self.team.average_buffers([*self.model.buffers(), *state.averaging.buffers()])
                 with state.averaging.swapped():
                     judged = self.evaluate(validation, Phase.VALIDATION, state.epoch)
             if judged is None or trained is None:
@@ -445,7 +445,7 @@ class Loop:
         state.scaler.update()
         state.schedule.step()
         if statistics_share is not None:
-            self.team.average_buffers(self.model, statistics_share)
+            self.team.average_buffers(self.model.buffers(), statistics_share)
         state.averaging.update()
         self._tell_part("optimizer")
         if state.batch % _CHECKED_STEPS == 0:

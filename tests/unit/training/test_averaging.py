@@ -146,6 +146,20 @@ def test_it_goes_on_from_its_state() -> None:
     assert same(resumed.state_dict(), average.state_dict())
 
 
+def test_its_buffers_are_those_of_the_average_and_not_of_the_model() -> None:
+    model = small()
+    average = MovingAverage(0.9, model)
+    learn(model)
+    average.update()
+    own = copied(model)
+    for buffer in average.buffers():
+        buffer.fill_(7)
+    assert same(copied(model), own)
+    with average.swapped():
+        assert all(bool((buffer == 7).all()) for buffer in model.buffers())
+    assert list(NoAverage().buffers()) == []
+
+
 def test_what_is_frozen_is_not_held_twice() -> None:
     model = backbones.build("tiny", HeadSpec(3))
     model.freeze("last_stage", 32)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -260,6 +260,7 @@ class Companion(Team):
     """One of two processes; what the other one counts at each step is a value of the test."""
 
     other: tuple[int, ...] = ()
+    adds: float = 0.0
 
     def total(self, *counts: int) -> tuple[int, ...]:
         return tuple(map(sum, zip(counts, self.other, strict=True))) if len(counts) == len(self.other) else counts
@@ -273,8 +274,11 @@ class Companion(Team):
     def averaging(self, model: nn.Module) -> nn.Module:
         return _Sparing(model)
 
-    def average_buffers(self, model: nn.Module, share: float | None = None) -> None:
+    def average_buffers(self, buffers: Iterable[Tensor], share: float | None = None) -> None:
         shares.append(share)
+        for buffer in buffers:
+            if buffer.is_floating_point() and self.adds:
+                buffer.add_(self.adds)
 
 
 shares: list[float | None] = []
@@ -346,6 +350,39 @@ def test_a_single_sample_teaches_no_batchnorm_and_observers_hear_of_it(drawn_dat
     kept.fit()
     assert "left out 1" not in kept.recorder.told
     assert shares == [None]
+
+
+def test_the_average_of_weights_is_validated_with_the_statistics_of_all_processes(drawn_data: Path) -> None:
+    """Here the mean over processes is one more than each process's own."""
+    setup = beside(5, Setup(drawn_data, epochs=1, ema=0.9))
+    object.__setattr__(setup.loop.team, "adds", 1.0)
+    setup.train = Few(4, 4)  # type: ignore[assignment]
+    state = setup.state()
+    judged: list[dict[str, Tensor]] = []
+    evaluate = Loop.evaluate
+
+    def watched(loop: Loop, *arguments: object) -> PassMetrics | None:
+        judged.append({name: buffer.clone() for name, buffer in setup.model.named_buffers()})
+        return evaluate(loop, *arguments)  # type: ignore[arg-type]
+
+    before: dict[str, Tensor] = {}
+    gather = CorruptImages.gather
+
+    def note(corrupt: CorruptImages, team: Team) -> None:
+        before.update(
+            {name: tensor.clone() for name, tensor in state.averaging.state_dict().items()} if not before else {}
+        )
+        gather(corrupt, team)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Loop, "evaluate", watched)
+        patched.setattr(CorruptImages, "gather", note)
+        fit = setup.fit(state)
+    statistics = [name for name, buffer in setup.model.named_buffers() if buffer.is_floating_point()]
+    assert statistics
+    for name in statistics:
+        assert torch.allclose(judged[0][name], before[name] + 1)
+        assert torch.equal(fit.weights[name], judged[0][name]), "and is what is kept"
 
 
 def test_where_every_sample_stands_alone_the_error_says_so(drawn_data: Path) -> None:
