@@ -239,7 +239,7 @@ class Loop:
             trained = self._train_pass(learner, train, state, keeper)
             train_seconds = time.perf_counter() - started
             self.corrupt.gather(self.team)
-            learning_rate = float(state.schedule.get_last_lr()[0])
+            learning_rate = state.schedule.used
             learnt = state.learnt.summed(self.team)
             judged = None
             if trained is not None:
@@ -449,7 +449,7 @@ class Loop:
         state.averaging.update()
         self._tell_part("optimizer")
         if state.batch % _CHECKED_STEPS == 0:
-            _check_loss(state.learnt, state.epoch, float(state.schedule.get_last_lr()[0]))
+            _check_loss(state.learnt, state.epoch, state.schedule.used)
 
     def _seed_step(self, state: FitState) -> None:
         """Seeds what a step draws with, from where the fit stands: one that goes on draws what it would have drawn.

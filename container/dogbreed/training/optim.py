@@ -158,12 +158,19 @@ class Schedule:
     @property
     def factor(self) -> float:
         """The next step's rates as a share of their peaks, in [0, 1]."""
-        rising = min(1.0, (self._step + 1) / self._warmup) if self._warmup else 1.0
-        return rising * self._shape(self._step) * self._plateau.factor
+        return self._factor_of(self._step)
 
     def get_last_lr(self) -> list[float]:
         """The rates of the optimizer's groups, the head's first; those of the next step, as torch's schedulers say."""
         return [float(group["lr"]) for group in self._optimizer.param_groups]
+
+    @property
+    def used(self) -> float:
+        """The head's rate in the last step that was done, as long as no objective was told since; before any, its first.
+
+        It follows from the step's number, so that a checkpoint keeps nothing of it.
+        """
+        return float(self._optimizer.param_groups[0]["initial_lr"] * self._factor_of(max(0, self._step - 1)))
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers only; it loads with `weights_only`."""
@@ -174,6 +181,10 @@ class Schedule:
         self._step = state["step"]
         self._plateau.load_state_dict(state["plateau"])
         self._apply()
+
+    def _factor_of(self, step: int) -> float:
+        rising = min(1.0, (step + 1) / self._warmup) if self._warmup else 1.0
+        return rising * self._shape(step) * self._plateau.factor
 
     def _apply(self) -> None:
         factor = self.factor

@@ -197,6 +197,48 @@ def test_a_loss_that_is_not_finite_ends_the_job_with_advice(drawn_data: Path) ->
         setup.fit()
 
 
+class Rates:
+    """Notes the head's rate at each step of an optimizer."""
+
+    def __init__(self, state: FitState) -> None:
+        self.seen: list[float] = []
+        self._state = state
+        self._step = state.scaler.step
+        state.scaler.step = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.seen.append(optimizer.param_groups[0]["lr"])
+        self._step(optimizer)
+
+
+@pytest.mark.parametrize(
+    "schedule", [{"schedule": "step", "step_epochs": 1}, {"schedule": "cosine"}, {"schedule": "plateau", "gamma": 0.5}]
+)
+def test_the_rate_that_is_told_of_an_epoch_is_that_of_its_last_step(
+    drawn_data: Path, schedule: dict[str, object]
+) -> None:
+    setup = Setup(drawn_data, epochs=3, warmup_epochs=0.5, plateau_patience=1, patience=0, **schedule)
+    state = setup.state()
+    rates = Rates(state)
+    memory = Memory()
+    fit = setup.fit(state, memory)
+    assert [result.learning_rate for result in fit.history] == pytest.approx(rates.seen[1::2])
+    assert all(result.learning_rate > 0 for result in fit.history)
+    # Kept behind the last step of an epoch, and gone on from there: that step is done by another start of the job.
+    resumed = Setup(drawn_data, epochs=3, warmup_epochs=0.5, plateau_patience=1, patience=0, **schedule)
+    again = resumed.state()
+    again.load_state_dict(next(one for one in memory.states if (one["epoch"], one["batch"]) == (2, 2)))
+    assert [result.learning_rate for result in resumed.fit(again).history] == pytest.approx(rates.seen[1::2])
+
+
+def test_the_rate_in_the_message_of_a_loss_that_is_not_finite_is_that_of_the_step(drawn_data: Path) -> None:
+    setup = Setup(drawn_data, epochs=1, schedule="cosine", warmup_epochs=0)
+    with torch.no_grad():
+        setup.model.head.linear.bias.fill_(float("nan"))
+    with pytest.raises(HyperparameterError, match=r"in epoch 1, step 1, at learning rate 0\.01; "):
+        setup.fit()
+
+
 def test_corrupt_images_count_once_and_end_the_job_above_the_limit() -> None:
     corrupt = CorruptImages(10, 0.2)
     corrupt.add(("a", "b"))
