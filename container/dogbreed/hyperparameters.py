@@ -180,7 +180,7 @@ class Hyperparameters:
         1,
         8192,
         "Parts in which a batch goes through the network, their gradients added up: as many times less memory for "
-        "the same step, but for BatchNorm, which sees the parts.",
+        "the same step, but for BatchNorm, which sees the parts: where it learns, each has two samples at least.",
     )
     lr: float = _number(
         0.001,

@@ -53,7 +53,7 @@ from dogbreed.training.distributed import ALONE, Team
 from dogbreed.training.features import STOPPED, FeatureBatches, FeatureStore, Stopped
 from dogbreed.training.frozen import FrozenPart
 from dogbreed.training.images import ReducedImages
-from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper, Phase
+from dogbreed.training.loop import Batches, FitResult, Loop, NoKeeper, Phase, learns_statistics
 from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.mixing import SmoothedCrossEntropyLoss, make_mixing, unmixed
 from dogbreed.training.optim import make_optimizer, make_schedule
@@ -566,6 +566,19 @@ class Lesson:
             mirror=shuffle and flips and len(store.outputs) == 1,
         )
 
+    def _tell_parts(self) -> None:
+        """Says where a batch goes through the network in fewer parts than the user asked for."""
+        own = self.hyperparameters.batch_size // self.loop.team.size
+        asked, most = self.loop.accumulate, max(1, own // 2)
+        if asked > most and self.loop.team.leads and learns_statistics(self.loop.model.train()):
+            logger.warning(
+                "accumulate=%d means parts of one sample, from which BatchNorm cannot learn: the %d samples of a step "
+                "go through in %d; with batch-statistics=keep they may in as many as there are",
+                asked,
+                own,
+                most,
+            )
+
     def _fit_by_leader(self, stores: Stores, keeper: Checkpoints | None, kept: Kept | None) -> FitResult:
         """For a head: a step takes less time than telling others of its gradients, so the leader takes them all."""
         team = self.loop.team
@@ -609,6 +622,7 @@ class Lesson:
             state.best_metrics, state.best_validation = start.metrics, start.best_validation
         if kept is not None:
             state.load_state_dict(kept, self.loop.team)
+        self._tell_parts()
         self.watch(self.loop.model, self.loop.criterion, state.scaler.get_scale, self._loading(train, validation))
         collector.settle()
         return self.loop.fit(

@@ -193,7 +193,8 @@ class Loop:
         compute: device and arithmetic.
         seed: of what is drawn during a step (dropout); each step of each process has a seed of its own.
         team: the processes that train together, each on its share of every batch.
-        accumulate: forward passes into which a batch is split; more need less memory and learn the same.
+        accumulate: forward passes into which a batch is split, fewer where BatchNorm learns and a part would have but
+            one sample; more need less memory and, but for BatchNorm, learn the same.
         clip_norm: the gradient's largest norm; 0 is any.
         mix: blends the samples of a training batch, see `mixing`.
         observers: told in this order.
@@ -358,7 +359,7 @@ class Loop:
         learner.train()
         self.criterion.train()
         samples, left_out, waited_s = 0, 0, 0.0
-        normalises = any(isinstance(module, _BatchNorm) and module.training for module in learner.modules())
+        normalises = learns_statistics(learner)
         self._tell_start(Phase.TRAIN, state.epoch, len(batches) - state.batch)
         try:
             stream = batches.epoch(state.epoch, state.batch)
@@ -388,7 +389,8 @@ class Loop:
                     self._seed_step(state)
                     # Who saw nothing takes over what the others' norm layers saw.
                     share = own / shared if absent and normalises else None
-                    self._step(learner, batch if own else None, state, shared, statistics_share=share)
+                    told = batch if own else None
+                    self._step(learner, told, state, shared, normalises=normalises, statistics_share=share)
                 state.batch += 1
                 samples, left_out = samples + shared, left_out + spared
                 if due:
@@ -406,7 +408,8 @@ class Loop:
         state: FitState,
         samples: int,
         *,
-        statistics_share: float | None = None,
+        normalises: bool,
+        statistics_share: float | None,
     ) -> None:
         """One optimizer step, which all processes do together.
 
@@ -415,20 +418,21 @@ class Loop:
             batch: this process's share; None where it has nothing to learn from.
             state: is moved along.
             samples: in the shares of all processes.
+            normalises: see `learns_statistics`.
             statistics_share: weight of this process's running statistics in those of all, which all go on with; None
                 where each goes on with its own.
         """
         state.optimizer.zero_grad(set_to_none=True)
         if batch is None:
             state.scaler.scale(learner(None)).backward()
-        parts = [] if batch is None else _split(batch, self.accumulate)
+        parts = [] if batch is None else _split(batch, self.accumulate, fewest=2 if normalises else 1)
         for number, part in enumerate(parts, 1):
             inputs, indices = self._move(part)
             inputs, targets = self.mix(inputs, indices)
             self._tell_part("copy")
             # Gradients travel between processes once per step, with its last part.
             with contextlib.nullcontext() if number == len(parts) else self.team.unsynchronised(learner):
-                with self.compute.autocast():
+                with self.compute.autocast(), _explained(len(indices)):
                     logits = learner(inputs)
                     loss = self.criterion(logits, targets)
                 self._tell_part("forward")
@@ -513,11 +517,31 @@ def _require_samples(metrics: PassMetrics, phase: Phase, left_out: int = 0) -> P
     return metrics
 
 
-def _split(batch: Batch, parts: int) -> list[Batch]:
-    """A batch in up to so many parts of nearly equal size."""
+def learns_statistics(model: nn.Module) -> bool:
+    """Whether a BatchNorm of a model in training mode learns from what goes through, which takes two samples."""
+    return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
+
+
+@contextlib.contextmanager
+def _explained(samples: int) -> Iterator[None]:
+    """Around a forward pass in training."""
+    try:
+        yield
+    except ValueError as error:
+        if samples > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise HyperparameterError(
+            "BatchNorm cannot learn from a batch of one sample with maps of one pixel; set batch-size to 2 or "
+            "more, batch-statistics=keep, or a larger image-size"
+        ) from error
+
+
+def _split(batch: Batch, parts: int, fewest: int) -> list[Batch]:
+    """A batch in up to so many parts of nearly equal size, each of ``fewest`` samples at least if there are as many."""
+    parts = max(1, min(parts, len(batch.indices) // fewest))
     if parts == 1:
         return [batch]
-    pairs = zip(batch.images.chunk(parts), batch.indices.chunk(parts), strict=True)
+    pairs = zip(batch.images.tensor_split(parts), batch.indices.tensor_split(parts), strict=True)
     return [Batch(images, indices, ()) for images, indices in pairs]
 
 

@@ -166,7 +166,7 @@ class Schedule:
 
     @property
     def used(self) -> float:
-        """The head's rate in the last step that was done, as long as no objective was told since; before any, its first.
+        """The head's rate in the last step that was done, while no objective is told after it; before any, its first.
 
         It follows from the step's number, so that a checkpoint keeps nothing of it.
         """

@@ -355,6 +355,18 @@ def test_parts_of_a_batch_learn_what_the_batch_does(drawn_data: Path, tmp_path: 
         torch.testing.assert_close(weights[1][name], whole, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("statistics", "told"), [("learn", True), ("keep", False)])
+def test_fewer_parts_than_were_asked_for_are_told(
+    drawn_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, statistics: str, told: bool
+) -> None:
+    setup = Setup(
+        drawn_data, tmp_path, trainable="all", head_epochs=0, batch_statistics=statistics, accumulate=9, epochs=1
+    )
+    setup.lesson = replace(setup.lesson, loop=replace(setup.lesson.loop, accumulate=9))
+    setup.teach()
+    assert ("the 9 samples of a step go through in 4;" in caplog.text) == told
+
+
 def test_a_clipped_gradient_moves_the_weights_no_further_than_its_norm(drawn_data: Path, tmp_path: Path) -> None:
     setup = Setup(
         drawn_data, tmp_path, trainable="all", head_epochs=0, optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=1.0,

@@ -18,7 +18,7 @@ from dogbreed.training import compute
 from dogbreed.training.averaging import make_averaging
 from dogbreed.training.data import Batch, EpochLoader, find_splits, make_loader
 from dogbreed.training.distributed import T, Team, _Sparing
-from dogbreed.training.loop import CorruptImages, FitResult, Keeper, Loop, NoKeeper, Phase
+from dogbreed.training.loop import CorruptImages, FitResult, Keeper, Loop, NoKeeper, Phase, _split
 from dogbreed.training.metrics import PassMetrics
 from dogbreed.training.optim import make_optimizer, make_schedule
 from dogbreed.training.selection import Selection
@@ -335,15 +335,16 @@ class Gathering(Companion, Finder):
 class Few:
     """Batches of so many samples, of which the others could not be read."""
 
-    def __init__(self, *sizes: int, corrupt: tuple[str, ...] = ()) -> None:
-        self.sizes, self.corrupt = sizes, corrupt
+    def __init__(self, *sizes: int, corrupt: tuple[str, ...] = (), side: int = 32) -> None:
+        self.sizes, self.corrupt, self.side = sizes, corrupt, side
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         for size in self.sizes[start:]:
-            yield Batch(torch.full((size, 3, 32, 32), 90, dtype=torch.uint8), torch.arange(size) % 3, self.corrupt)
+            images = torch.full((size, 3, self.side, self.side), 90, dtype=torch.uint8)
+            yield Batch(images, torch.arange(size) % 3, self.corrupt)
 
 
 def beside(other: int, setup: Setup) -> Setup:
@@ -444,6 +445,39 @@ def test_a_sample_that_unreadable_ones_leave_alone_teaches_nothing_but_one_that_
         setup.fit(state)
         assert setup.recorder.told.count("left out 1") == left_out
         assert state.schedule.state_dict()["step"] == 2 - left_out
+
+
+@pytest.mark.parametrize(
+    ("samples", "parts", "fewest", "sizes"),
+    [
+        (8, 1, 2, [8]),
+        (8, 8, 1, [1] * 8),
+        (8, 8, 2, [2] * 4),
+        (7, 7, 2, [3, 2, 2]),
+        (1, 4, 2, [1]),
+        (9, 4, 1, [3, 2, 2, 2]),
+    ],
+)
+def test_the_parts_of_a_batch(samples: int, parts: int, fewest: int, sizes: list[int]) -> None:
+    (batch,) = Few(samples).epoch(1)
+    found = _split(batch, parts, fewest)
+    assert [len(part.indices) for part in found] == [len(part.images) for part in found] == sizes
+    assert torch.equal(torch.cat([part.indices for part in found]), batch.indices)
+
+
+def test_parts_of_a_batch_leave_batchnorm_no_single_sample(drawn_data: Path) -> None:
+    """At 16 pixels the last maps are down to one, which BatchNorm refuses of one sample."""
+    setup = Setup(drawn_data, epochs=1)
+    setup.loop = replace(setup.loop, accumulate=8)
+    setup.train = Few(8, 3, side=16)  # type: ignore[assignment]
+    assert setup.fit().ended_by == "epochs"
+
+
+def test_batches_of_one_sample_with_maps_of_one_pixel_are_refused_with_a_way_out(drawn_data: Path) -> None:
+    setup = Setup(drawn_data, epochs=1)
+    setup.train = Few(1, side=16)  # type: ignore[assignment]
+    with pytest.raises(HyperparameterError, match=r"set batch-size to 2 or more, batch-statistics=keep"):
+        setup.fit()
 
 
 def test_a_training_pass_without_one_decodable_image_is_not_taken_for_a_loss_that_is_not_finite(
