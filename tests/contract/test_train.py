@@ -154,6 +154,14 @@ def test_a_job_that_is_stopped_and_then_lost_ends_with_the_weights_of_an_undistu
     assert found.metrics == expected.metrics
     assert all(torch.equal(found.weights[name], expected.weights[name]) for name in expected.weights)
 
+    reports = [json.loads((opt_ml.root / "output/data/insight/record.json").read_text())]
+    assert job.main() == 0, "a job that is over may be started again"
+    reports.append(json.loads((opt_ml.root / "output/data/insight/record.json").read_text()))
+    for record in reports:
+        assert [one["epoch"] for one in record["epochs"]] == list(range(1, 41))
+        assert (record["best_epoch"], record["facts"]["epochs_run"]) == (found.facts["best_epoch"], 40)
+        assert [one["metrics"] for one in record["epochs"]] == [one["metrics"] for one in reports[0]["epochs"]]
+
     opt_ml.hyperparameters({**settings, "lr": "0.5"})
     assert job.main() == 1
     assert "is of another job (lr was 0.01, is 0.5)" in opt_ml.failure.read_text()

@@ -276,6 +276,14 @@ class TensorHook:
         """Why nothing (more) is saved, or empty."""
         return self._failure
 
+    def go_on(self, steps: int) -> None:
+        """So many train steps were done before this hook was made: the next one has that number."""
+        if not self._off and steps:
+            with self._guarded():
+                self._overall = self._step = self._steps["TRAIN"] = steps - 1
+                self._pass = self._new_pass()
+                self._look_ahead()
+
     def set_mode(self, phase: Mode) -> None:
         """A pass begins: its losses are filed under TRAIN, EVAL (validation) or PREDICT (test: it is no epoch)."""
         self.end_pass()

@@ -207,6 +207,10 @@ class Timeline:
         """
         self._workers, self._worker_seconds, self._processes = threads, seconds, processes
 
+    def go_on(self, steps: int) -> None:
+        """So many train steps were done before this timeline began; they are in none of its times."""
+        self._step = steps
+
     def step(self) -> None:
         """A batch of the running pass is done."""
         now = self._clock()

@@ -110,6 +110,12 @@ class Watch:
             self._sampler.start()
         self._monitor.start()
 
+    def go_on(self, steps: int) -> None:
+        """So many train steps were done by an earlier start of the job; told before the first pass."""
+        if self._hook is not None:
+            self._hook.go_on(steps)
+        self.timeline.go_on(steps)
+
     def start_pass(self, phase: str) -> None:
         """A pass begins: ``train``, ``validation``, ``calibration``, ``test`` or ``features``."""
         if self._hook is not None and phase != "features":

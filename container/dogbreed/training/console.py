@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Never
 
 from tqdm import tqdm
@@ -23,7 +23,7 @@ _SILENCE_S = 30.0
 
 
 class Quietly:
-    """Observer that passes on how far a pass is, and says nothing of epochs: for what comes before the training."""
+    """Observer that passes on how far a pass is, and says nothing of fits and epochs: for what comes before the training."""
 
     def __init__(self, observer: Observer) -> None:
         self.on_pass_start = observer.on_pass_start
@@ -31,6 +31,9 @@ class Quietly:
         self.on_batch = observer.on_batch
         self.on_left_out = observer.on_left_out
         self.on_pass_end = observer.on_pass_end
+
+    def on_fit_start(self, history: Sequence[EpochResult], batches: int) -> None:
+        """Says nothing."""
 
     def on_epoch_end(self, result: EpochResult) -> None:
         """Says nothing."""
@@ -57,6 +60,9 @@ class Console:
         self._batches = 0
         self._spoken = 0.0
         self._spoke_of_left_out = False
+
+    def on_fit_start(self, history: Sequence[EpochResult], batches: int) -> None:
+        """Says nothing: what goes on from a checkpoint has said so."""
 
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         """Begins a bar, or notes the time."""

@@ -113,6 +113,9 @@ class NoKeeper:
 class Observer(Protocol):
     """Something that the loop tells about its steps. Every method returns quickly and changes nothing."""
 
+    def on_fit_start(self, history: Sequence[EpochResult], batches: int) -> None:
+        """A fit begins, or goes on: the epochs and the training batches that are behind it."""
+
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         """A pass over a split begins; epoch, or for features the view, counts from 1."""
 
@@ -235,6 +238,8 @@ class Loop:
         """
         ended_by = ""
         learner = self.team.averaging(self.model)
+        for observer in self.observers:
+            observer.on_fit_start(tuple(state.history), (state.epoch - 1) * len(train) + state.batch)
         while state.epoch <= epochs and not state.selection.exhausted:
             started = time.perf_counter()
             trained = self._train_pass(learner, train, state, keeper)

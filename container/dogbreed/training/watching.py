@@ -136,6 +136,12 @@ class Watching:
             board=self._board,
         )
 
+    def on_fit_start(self, history: Sequence[EpochResult], batches: int) -> None:
+        """Takes up the epochs of an earlier start of the job, and counts steps from where it was."""
+        self._epochs = [_told(result) for result in history]
+        if self._attached:
+            self._watch.go_on(batches)
+
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         """Begins a pass of the timeline, and the hook's mode."""
         if self._hears(phase):
@@ -156,7 +162,7 @@ class Watching:
 
     def on_epoch_end(self, result: EpochResult) -> None:
         """Keeps the record as it is now, from which an interrupted job gets its page."""
-        self._epochs.append(EpochRecord(result.epoch, result.metrics, result.learning_rate, result.seconds))
+        self._epochs.append(_told(result))
         more = {"learning_rate": result.learning_rate, "images_per_s": result.images_per_s}
         self._show(result.epoch, {**result.metrics, **more})
         # A record tells of all epochs so far: written after each of thousands, it would cost more than they do.
@@ -219,6 +225,10 @@ class Watching:
 def _visible_gpus() -> tuple[str, ...]:
     """The job's GPUs by UUID: CUDA numbers them in another order than NVML."""
     return tuple(str(torch.cuda.get_device_properties(number).uuid) for number in range(torch.cuda.device_count()))
+
+
+def _told(result: EpochResult) -> EpochRecord:
+    return EpochRecord(result.epoch, result.metrics, result.learning_rate, result.seconds)
 
 
 def _unheard(part: str) -> None:

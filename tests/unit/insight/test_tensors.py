@@ -229,6 +229,18 @@ def test_tensors_are_saved_at_the_steps_that_rules_need_and_no_others(tmp_path: 
     }
 
 
+def test_a_hook_of_a_job_that_goes_on_counts_from_where_it_was(tmp_path: Path) -> None:
+    model = network()
+    criterion, hook = watch(model, tmp_path / "tensors")
+    hook.go_on(195)
+    learn(model, criterion, hook, steps=20)
+    losses, kept, _, _ = hook.evidence()
+    assert [point.step for point in losses.train] == [200, 210]
+    assert [point.step for point in losses.evaluation] == [215]
+    assert {reading.step for readings in kept["gradients"].values() for reading in readings} == {200}
+    hook.close()
+
+
 def test_the_input_of_an_in_place_relu_is_taken_before_it_is_overwritten(tmp_path: Path) -> None:
     model = network()
     criterion, hook = watch(model, tmp_path / "tensors")

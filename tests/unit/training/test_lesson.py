@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class Recorder:
     def __init__(self) -> None:
         self.passes: list[tuple[Phase, int]] = []
         self.epochs = 0
+
+    def on_fit_start(self, history: Sequence[EpochResult], batches: int) -> None: ...
 
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         self.passes.append((phase, batches))

@@ -32,6 +32,11 @@ class Recorder:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.behind: tuple[Sequence[EpochResult], int] | None = None
+
+    def on_fit_start(self, history: Sequence[EpochResult], batches: int) -> None:
+        assert not self.told
+        self.behind = history, batches
 
     def on_pass_start(self, phase: Phase, epoch: int, batches: int) -> None:
         self.told.append(f"{phase.value} {epoch}: {batches}")
@@ -517,6 +522,10 @@ def test_a_fit_that_goes_on_from_any_step_ends_with_the_same_weights_and_history
         assert all(torch.equal(whole.weights[name], again.weights[name]) for name in whole.weights)
         assert [result.metrics for result in again.history] == [result.metrics for result in whole.history]
         assert again.best_epoch == whole.best_epoch
+        assert setup.recorder.behind == (
+            whole.history[: len(kept["history"])],  # type: ignore[arg-type]
+            (kept["epoch"] - 1) * 2 + kept["batch"],  # type: ignore[operator]
+        )
 
 
 def test_an_early_stopped_fit_that_is_continued_stays_stopped(drawn_data: Path) -> None:
