@@ -26,9 +26,6 @@ from torchvision.transforms.v2 import functional as ops
 
 from dogbreed import jpeg
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""File names that are taken for images, in lower case."""
-
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Pillow decoders that may run; JPEG's opens MPO as well. Each further one is code that a hostile file can reach."""
 
@@ -102,11 +99,6 @@ class PreprocessSpec:
         mean = torch.tensor(self.mean, device=device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=device).view(1, 3, 1, 1)
         return images_NCHW.float().div_(255).sub_(mean).div_(std)
-
-
-def is_image_file(path: Path) -> bool:
-    """By name alone, so that a listing reads no data (FastFile streams what is opened)."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def resize_shorter(image_CHW: Tensor, shorter_px: int) -> Tensor:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dogbreed import imagefiles
 from scripts.launcher import arguments as types
 from scripts.launcher import following
 from scripts.launcher.aws import Aws
@@ -25,14 +26,17 @@ from scripts.launcher.settings import Settings
 ENDPOINT_AMI = "al2023-ami-sagemaker-inference-gpu-4-1"
 """The hosting machine image with driver 580. Without it SageMaker takes an older driver, and CUDA 13 does not start."""
 
-IMAGE_SUFFIXES = {
+_OWN_TYPES = {
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
     ".png": "image/png",
     ".webp": "image/webp",
     ".bmp": "image/bmp",
 }
-"""File name endings of images, and the Content-Type that the container takes for them."""
+
+IMAGE_TYPES = {suffix: _OWN_TYPES.get(suffix, "application/x-image") for suffix in imagefiles.SUFFIXES}
+"""File name endings of images, and the Content-Type that the container takes for them: SageMaker's name for any image
+where it takes no name of their own."""
 
 _MODEL_OF_JOB = "${DescribeTrainingJob.ModelArtifacts.S3ModelArtifacts}"
 # SageMaker's limit of 63, less what Settings.unique_name appends.
@@ -149,9 +153,9 @@ def images_below(folder: Path) -> list[Path]:
     Raises:
         SettingError: there is none.
     """
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(filter(imagefiles.is_image_file, folder.rglob("*")))
     if not found:
-        raise SettingError(f"{folder} holds no image; these are looked for: {', '.join(IMAGE_SUFFIXES)}")
+        raise SettingError(f"{folder} holds no image; these are looked for: {', '.join(imagefiles.SUFFIXES)}")
     return found
 
 

@@ -20,11 +20,13 @@ from PIL import Image
 from tests.launch.conftest import Launch
 from tests.launch.scripted import Scripted, problems
 
-from dogbreed import artifacts, backbones, preprocessing
+from dogbreed import artifacts, backbones, imagefiles, preprocessing
 from dogbreed.artifacts import Bundle
 from dogbreed.backbones import HeadSpec
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import PreprocessSpec
+from dogbreed.serving import payload
+from scripts.launcher.commands import predict
 from scripts.launcher.errors import SettingError
 from scripts.launcher.evaluation import labelled, models
 from scripts.launcher.local import engine
@@ -242,6 +244,23 @@ def test_of_splits_the_test_is_taken(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "Test")
     with pytest.raises(SettingError, match=r"the model has learned from train; name the folder of a split"):
         labelled.find(tmp_path)
+
+
+def test_images_of_all_formats_that_training_takes_are_found(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    names = [f"{place}{suffix}" for place, suffix in enumerate(imagefiles.SUFFIXES)] + ["UPPER.TIF"]
+    for name in (*names, "notes.txt", "._1.gif"):
+        save_photo(tmp_path / "cat" / "photo.png", 0)
+        (tmp_path / "cat" / "photo.png").rename(tmp_path / "cat" / name)
+    _, images = labelled.find(tmp_path)
+    assert [image.file.name for image in images] == names
+
+
+def test_the_container_takes_each_images_type() -> None:
+    sent = {suffix: predict.request(Path(f"a{suffix}"), attributes="").parameters for suffix in imagefiles.SUFFIXES}
+    types = {suffix: str(parameters["ContentType"]) for suffix, parameters in sent.items()}
+    assert set(types.values()) <= set(payload.IMAGE_TYPES)
+    assert {types[suffix] for suffix in (".gif", ".tif", ".tiff")} == {"application/x-image"}
 
 
 @pytest.mark.parametrize(

@@ -430,24 +430,3 @@ def test_normalising_is_torchvisions():
     images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     theirs = Normalize(preprocessing.IMAGENET_MEAN, preprocessing.IMAGENET_STD)(images.float() / 255)
     torch.testing.assert_close(PreprocessSpec.for_size(5).normalise(images), theirs)
-
-
-# Names
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.jpg", True),
-        ("a.JPEG", True),
-        ("a.webp", True),
-        ("a.tar.png", True),
-        (".hidden.jpg", False),
-        ("._a.jpg", False),
-        ("a.txt", False),
-        ("jpg", False),
-        ("a.jpg.part", False),
-    ],
-)
-def test_image_files_are_known_by_their_names(tmp_path, name, expected):
-    assert preprocessing.is_image_file(tmp_path / name) is expected

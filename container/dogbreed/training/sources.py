@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dogbreed.errors import DataError
+from dogbreed.imagefiles import is_image_file
 from dogbreed.labels import Labels
-from dogbreed.preprocessing import is_image_file
 from dogbreed.training.lists import Label, Listed, find_manifest, read_list
 
 TRAIN_NAMES = ("train", "training")

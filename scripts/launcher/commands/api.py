@@ -287,7 +287,7 @@ def _joined(values: Sequence[str] | None) -> str | None:
 
 
 def _media_type(file: Path) -> str:
-    return hosting.IMAGE_SUFFIXES.get(file.suffix.lower(), _ANY_IMAGE)
+    return hosting.IMAGE_TYPES.get(file.suffix.lower(), _ANY_IMAGE)
 
 
 def form(files: Sequence[Path], boundary: str) -> bytes:

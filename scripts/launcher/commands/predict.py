@@ -1,7 +1,7 @@
 """Ask an endpoint, or a server, what is on some images.
 
-FILE is an image, a folder (searched in depth for .jpg, .jpeg, .png, .webp and .bmp), a .json request, or - for one
-image on standard input. An image that is refused does not end the run, and makes the exit code 1.
+FILE is an image, a folder (searched in depth for .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff and .webp), a .json
+request, or - for one image on standard input. An image that is refused does not end the run, and makes the exit code 1.
 
   launch.py predict dogs photo.jpg
   launch.py predict dogs photos/ --top-k 1 --json > answers.jsonl
@@ -178,7 +178,7 @@ def request(
         content_type: default by the file's ending.
     """
     suffix = file.suffix.lower()
-    content_type = content_type or hosting.IMAGE_SUFFIXES.get(suffix)
+    content_type = content_type or hosting.IMAGE_TYPES.get(suffix)
     content_type = content_type or (_JSON if suffix == ".json" else _ANY_IMAGE)
     parameters: dict[str, Any] = {
         "ContentType": content_type,

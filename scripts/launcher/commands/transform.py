@@ -21,6 +21,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from dogbreed import imagefiles
 from scripts.launcher import arguments as types
 from scripts.launcher import hosting
 from scripts.launcher import settings as settings_module
@@ -240,7 +241,7 @@ def _keys(context: Context, uri: str) -> list[str]:
 
 def _warn_of_strays(inputs: Sequence[str], context: Context) -> None:
     """Every object is sent, a forgotten .DS_Store as well, and fails the job in the end."""
-    strays = [key for key in inputs if not key.lower().endswith(tuple(hosting.IMAGE_SUFFIXES))]
+    strays = [key for key in inputs if not key.lower().endswith(imagefiles.SUFFIXES)]
     if strays:
         context.say(f"{len(strays)} of {len(inputs)} objects do not look like images and may fail: {_some(strays)}")
 

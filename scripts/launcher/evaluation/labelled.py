@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dogbreed import statistics
+from dogbreed import imagefiles, statistics
 from dogbreed.evaluation.answers import CANDIDATES, Row
 from dogbreed.labels import Labels
-from scripts.launcher import hosting
 from scripts.launcher.errors import SettingError
 
 _TEST_NAMES = ("test", "testing")
@@ -58,7 +57,7 @@ def find(data: Path) -> tuple[Path, list[Image]]:
         loose = "its images lie outside of class folders" if _images(data) else "it holds no image"
         raise SettingError(
             f"{data} is no labelled folder: {loose}; it must hold one folder per class, named like the class, with "
-            f"images ({', '.join(hosting.IMAGE_SUFFIXES)}) in it"
+            f"images ({', '.join(imagefiles.SUFFIXES)}) in it"
         )
     return data, images
 
@@ -118,8 +117,4 @@ def row(path: str, folder: str, prediction: Mapping[str, Any], labels: Sequence[
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in hosting.IMAGE_SUFFIXES and file.is_file() and not file.name.startswith(".")
-    )
+    return sorted(file for file in folder.rglob("*") if imagefiles.is_image_file(file) and file.is_file())

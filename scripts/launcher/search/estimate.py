@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dogbreed.imagefiles import is_image_file
 from scripts.launcher.errors import SettingError
 from scripts.launcher.tables import table
 
@@ -24,8 +25,6 @@ PRICES = Path(__file__).resolve().parents[2] / "prices.toml"
 
 HYPERBAND_FACTOR = 3
 """SageMaker does not say its own; the paper and Optuna have it (Li et al. 2018, Hyperband)."""
-
-_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +158,7 @@ def measured(file: Path) -> Work:
 
 def count_images(folder: Path) -> int:
     """Files in and below a folder that are images by their names; raises `SettingError` for none."""
-    found = sum(file.suffix.lower() in _IMAGES for file in folder.rglob("*"))
+    found = sum(map(is_image_file, folder.rglob("*")))
     if not found:
         raise SettingError(f"--data {folder} holds no images to count; give --images N")
     return found
