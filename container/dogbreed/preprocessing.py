@@ -10,6 +10,7 @@ Legend: N batch, C = 3 channels (RGB), H W pixels, S = `PreprocessSpec.size_px`.
 from __future__ import annotations
 
 import io
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
         CorruptImageError: see the class.
         OSError: a file cannot be opened.
     """
-    data = source.read_bytes() if isinstance(source, Path) else source
+    data = _read(source) if isinstance(source, Path) else source
     plain = jpeg.plain_size(data)
     if plain is not None:
         _check_size(*plain, max_pixels)
@@ -170,6 +171,13 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
         raise CorruptImageError(str(error) or type(error).__name__) from error
     return cast(Tensor, ops.pil_to_tensor(rgb))
+
+
+def _read(file: Path) -> bytes:
+    # Whoever opens a pipe waits for its writer, and a device may never end.
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise CorruptImageError("not a file with content but a pipe, a device or a folder")
+    return file.read_bytes()
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:

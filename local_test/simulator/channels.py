@@ -107,6 +107,8 @@ class Channel:
                 str((Path(folder) / name).relative_to(self.source))
                 for folder, _, names in os.walk(self.source, followlinks=True)
                 for name in names
+                # Nothing else can be an object: a dead link, a pipe.
+                if Path(folder, name).is_file()
             )
         return found[host::hosts] if self.sharded else found
 

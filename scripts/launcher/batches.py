@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dogbreed import imagefiles
 from scripts.launcher import gateway
 from scripts.launcher.commands import api
-from scripts.launcher.commands.predict import Answer, RefusedError
+from scripts.launcher.commands.predict import Answer, RefusedError, check_readable
 from scripts.launcher.context import Context
 from scripts.launcher.errors import OutcomeError
 from scripts.launcher.plan import Call
@@ -31,10 +32,11 @@ def requests(files: Sequence[Path], url: str, size: int) -> list[Call]:
     found: list[list[Path]] = []
     held = 0
     for file in files:
-        held += file.stat().st_size
+        length = max(0, imagefiles.size_bytes(file))
+        held += length
         if not found or len(found[-1]) >= min(size, _MOST_IMAGES) or held > _MOST_BYTES:
             found.append([])
-            held = file.stat().st_size
+            held = length
         found[-1].append(file)
     return [
         Call("http", "POST", {"Url": f"{url}?{_QUERY}", "ContentType": "multipart/form-data", "Body": batch})
@@ -56,7 +58,11 @@ def ask_all(calls: Sequence[Call], context: Context, parallel: int) -> Iterator[
     )
 
     def ask(call: Call) -> list[Answer]:
-        files, boundary = call.parameters["Body"], uuid.uuid4().hex
+        given: Sequence[Path] = call.parameters["Body"]
+        refused = _unreadable(given)
+        files, boundary = [file for file in given if file not in refused], uuid.uuid4().hex
+        if not files:
+            return list(refused.values())
         body, content_type = api.form(files, boundary), f"multipart/form-data; boundary={boundary}"
         seconds = 0.0
         for attempt in range(_BUSY_ATTEMPTS):
@@ -69,11 +75,23 @@ def ask_all(calls: Sequence[Call], context: Context, parallel: int) -> Iterator[
             seconds += answer.elapsed_s
             if answer.status not in _BUSY:
                 break
-        return _answers(files, answer, seconds)
+        answered = dict(zip(files, _answers(files, answer, seconds), strict=True))
+        return [refused.get(file) or answered[file] for file in given]
 
     with ThreadPoolExecutor(parallel) as pool:
         for found in pool.map(ask, calls):
             yield from found
+
+
+def _unreadable(files: Sequence[Path]) -> dict[Path, Answer]:
+    """Those that cannot be sent, with why."""
+    found = {}
+    for file in files:
+        try:
+            check_readable(file)
+        except RefusedError as error:
+            found[file] = Answer(str(file), error=error)
+    return found
 
 
 def _answers(files: Sequence[Path], answer: gateway.Answer, seconds: float) -> list[Answer]:

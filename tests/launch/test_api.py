@@ -12,6 +12,7 @@ import csv
 import http.client
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -698,6 +699,24 @@ def photos(tmp_path: Path, images: list[bytes], monkeypatch: pytest.MonkeyPatch)
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / f"{place}.jpg").write_bytes(image)
     return folder
+
+
+@pytest.mark.timeout(60)
+def test_what_cannot_be_sent_does_not_cost_its_batch(
+    launch: Launch, platform: Platform, api: Api, photos: Path, tmp_path: Path
+) -> None:
+    (photos / CLASSES[0] / "0.jpg").unlink()
+    (photos / CLASSES[0] / "0.jpg").symlink_to("nowhere")
+    (photos / CLASSES[0] / "2.jpg").unlink()
+    os.mkfifo(photos / CLASSES[0] / "2.jpg")
+    with http_server(api.reply) as url:
+        ended = launch("evaluate", str(photos), "--api", f"{url}/classify", "--batch", "2", "--name", "dogs")
+    assert ended.code == 0, ended.err
+    with (tmp_path / "build" / "evaluation" / "dogs" / "answers.csv").open(newline="") as file:
+        failed = {row["path"].rpartition("/")[2]: row["error"] for row in csv.DictReader(file) if row["error"]}
+    assert set(failed) == {"0.jpg", "2.jpg", "6.jpg"}
+    assert failed["0.jpg"] == "unreadable_file: no file but a link to nothing, or gone"
+    assert failed["2.jpg"] == "unreadable_file: no file but a folder, a pipe or a device"
 
 
 def test_a_folder_is_evaluated_through_the_api_in_batches(

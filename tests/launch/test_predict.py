@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -151,6 +152,16 @@ def test_a_folder_is_answered_in_order_and_errors_do_not_end_it(launch: Launch, 
         "image/png",
         "application/x-image",
     }
+
+
+@pytest.mark.timeout(60)
+def test_dead_links_and_pipes_of_a_folder_are_unreadable_files(launch: Launch, runtime: Runtime, folder: Path) -> None:
+    (folder / "dead.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.jpg")
+    ended = launch("predict", "dogs", str(folder), "--json")
+    found = {Path(line["image"]).name: line.get("error", {}) for line in map(json.loads, ended.out.splitlines())}
+    assert [found[name]["code"] for name in ("dead.jpg", "pipe.jpg")] == ["unreadable_file"] * 2
+    assert ended.err == "3 of 5 images were not answered\n"
 
 
 def test_the_table_shows_the_containers_own_message(launch: Launch, runtime: Runtime, folder: Path) -> None:

@@ -22,6 +22,7 @@ from dogbreed.engines import openvino_cpu
 from dogbreed.engines.engine import Precision, UnsuitableError
 from dogbreed.engines.openvino_cpu import OpenVinoNetwork
 from dogbreed.folding import accelerated
+from dogbreed.imagefiles import size_bytes
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training.augment import is_random
 from dogbreed.training.data import Batch, Sample, View
@@ -214,6 +215,8 @@ def _find(folder: Path, key: StoreKey, samples: Sequence[Sample]) -> FeatureStor
 
 
 def _is_readable(file: Path) -> bool:
+    if size_bytes(file) < 0:  # nothing to read, or a pipe, at which one would wait
+        return False
     try:
         file.read_bytes()
     except OSError:

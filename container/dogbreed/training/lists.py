@@ -94,6 +94,8 @@ def read_list(file: Path, images: Path) -> tuple[Listed, ...]:
     Raises:
         DataError: it is neither, or names what is not there; with the line.
     """
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise DataError(f"the list {file} is a folder, a pipe or a device; give a file")
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:

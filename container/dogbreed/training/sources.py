@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dogbreed.errors import DataError
-from dogbreed.imagefiles import is_image_file
+from dogbreed.imagefiles import is_image_file, size_bytes
 from dogbreed.labels import Labels
 from dogbreed.training.lists import Label, Listed, find_manifest, read_list
 
@@ -171,6 +171,8 @@ def digest_files(samples: Sequence[Sample]) -> tuple[str, ...]:
 def _digest_file(file: Path) -> str:
     digest = hashlib.sha256(f"{file.parent.name}/{file.name}\0".encode(errors="surrogateescape"))
     try:
+        if size_bytes(file) < 0:  # whoever opens a pipe waits
+            raise FileNotFoundError(file)
         with file.open("rb", buffering=0) as stream:
             size = os.fstat(stream.fileno()).st_size
             middle, end = max(0, (size - _PLACE_BYTES) // 2), max(0, size - _PLACE_BYTES)
@@ -303,7 +305,7 @@ def _fingerprint(folder: Path, samples: Sequence[Sample]) -> str:
     """Names, sizes and classes only: reading every byte would stream the whole channel once more."""
     digest = hashlib.sha256()
     for sample in samples:
-        name = f"{sample.path.relative_to(folder)}\0{sample.path.stat().st_size}\0{sample.index}\n"
+        name = f"{sample.path.relative_to(folder)}\0{size_bytes(sample.path)}\0{sample.index}\n"
         digest.update(name.encode(errors="surrogateescape"))
     return digest.hexdigest()
 

@@ -231,6 +231,8 @@ def _answer(call: Call, ask: Callable[[Call], bytes]) -> Answer:
     image = "-" if file == _STDIN else str(file)
     began_s = time.perf_counter()
     try:
+        if file != _STDIN:
+            check_readable(file)
         if call.service != HTTP and file != _STDIN and file.stat().st_size > _MAX_BYTES:
             raise RefusedError("over 25 MB, the most that SageMaker passes on in real time", code="payload_too_large")
         content = ask(call)
@@ -240,6 +242,13 @@ def _answer(call: Call, ask: Callable[[Call], bytes]) -> Answer:
         return Answer(image, error=error)
     except OSError as error:
         return Answer(image, error=RefusedError(str(error), code="unreadable_file"))
+
+
+def check_readable(file: Path) -> None:
+    """Raises `RefusedError` for what only has the name of an image: a link to nothing, or a pipe, which never ends."""
+    if not file.is_file():
+        kind = "a folder, a pipe or a device" if file.exists() else "a link to nothing, or gone"
+        raise RefusedError(f"no file but {kind}", code="unreadable_file")
 
 
 def _predictions(body: bytes) -> list[dict[str, Any]]:

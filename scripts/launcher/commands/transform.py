@@ -168,7 +168,9 @@ def _run_here(calls: Sequence[Call], context: Context) -> int:
     model, create = calls
     source = Path(arguments.input)
     images = [path.relative_to(source) for path in hosting.images_below(source)]
-    refused = transforms.transform(model, create, images, context)
+    readable = [image for image in images if (source / image).is_file()]
+    refused = {image: "no file with content" for image in images if image not in readable}
+    refused |= transforms.transform(model, create, readable, context)
     for image, reason in refused.items():
         context.say(f"{image}: {reason}")
     without = f"; no answer for {_some([str(image) for image in refused])}" if refused else ""

@@ -117,4 +117,4 @@ def row(path: str, folder: str, prediction: Mapping[str, Any], labels: Sequence[
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if imagefiles.is_image_file(file) and file.is_file())
+    return sorted(filter(imagefiles.is_image_file, folder.rglob("*")))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_shares_are_apart_and_together_all(photos, tmp_path):
     assert (shares[1] / "b/2").read_text() == "b/2"
     assert channel.folder(0, 1, tmp_path / "alone") == photos
     assert parse([f"train={photos}"]).folder(1, 2, tmp_path / "all") == photos
+
+
+def test_a_dead_link_and_a_pipe_are_no_objects(photos, tmp_path):
+    (photos / "a" / "dead").symlink_to("nowhere")
+    os.mkfifo(photos / "a" / "pipe")
+    channel = parse([f"train={photos}", "distribution=ShardedByS3Key"])
+    assert channel.objects() == ["a/1", "a/2", "b/1", "b/2", "b/3"]
 
 
 def test_a_file_is_the_only_object_of_its_channel(photos, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -22,7 +23,7 @@ from dogbreed.training.data import (
     make_loader,
     turn,
 )
-from dogbreed.training.sources import find_splits
+from dogbreed.training.sources import digest_files, find_splits
 
 VIEW = PreprocessSpec.for_size(32).centre_view
 VIEWS: dict[str, View] = {
@@ -242,6 +243,30 @@ def test_a_corrupt_image_leaves_its_batch_and_is_reported_with_it(copy: Path) ->
     assert batch.images.dtype is torch.uint8
     assert batch.indices.tolist() == [0] * 5 + [1] * 6 + [2] * 6
     assert [problem.split(" (")[0] for problem in batch.problems] == [str(victim)]
+
+
+def spoil(folder: Path) -> list[Path]:
+    """Puts what only has the name of an image among the images."""
+    spoilt = [folder / name for name in ("0dead.jpg", "0device.jpg", "0pipe.jpg", "0self.jpg")]
+    for file, target in zip(spoilt[::3], ("nowhere", "0self.jpg"), strict=True):
+        file.symlink_to(target)
+    spoilt[1].symlink_to("/dev/zero")
+    os.mkfifo(spoilt[2])
+    return spoilt
+
+
+@pytest.mark.timeout(60)
+def test_dead_links_pipes_and_devices_are_corrupt_images(copy: Path) -> None:
+    spoilt = spoil(min((copy / "train").iterdir()))
+    splits = find({"train": copy})
+    assert len(splits.fingerprint) == 64
+    assert len(digest_files(splits.train)) == len(splits.train)
+    loader = make_loader(splits.train, VIEW, batch_size=22, workers=2, seed=0, shuffle=False, pin=False)
+    (batch,) = loader.epoch(1)
+    assert len(batch.indices) == 18
+    assert [problem.split(" (")[0] for problem in batch.problems] == [str(file) for file in spoilt]
+    assert "No such file" in batch.problems[0]
+    assert all("a pipe, a device or a folder" in problem for problem in batch.problems[1:3])
 
 
 def test_a_batch_of_corrupt_images_only_is_empty(copy: Path) -> None:

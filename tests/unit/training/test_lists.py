@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -124,3 +125,10 @@ def test_a_manifest_is_found_by_its_suffix_or_its_first_line(images: Path, tmp_p
     (images / "Output.MANIFEST").unlink()
     (images / "list.jsonl").write_text('{"source-ref": "a/1.jpg", "class": 0}\n')
     assert find_manifest(images) == images / "list.jsonl"
+
+
+@pytest.mark.timeout(60)
+def test_a_list_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.manifest")
+    with pytest.raises(DataError, match=r"a\.manifest is a folder, a pipe or a device; give a file"):
+        read_list(tmp_path / "a.manifest", tmp_path)
