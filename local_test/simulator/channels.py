@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -103,13 +103,7 @@ class Channel:
         if self.source.is_file():
             found = [self.source.name]
         else:
-            found = sorted(
-                str((Path(folder) / name).relative_to(self.source))
-                for folder, _, names in os.walk(self.source, followlinks=True)
-                for name in names
-                # Nothing else can be an object: a dead link, a pipe.
-                if Path(folder, name).is_file()
-            )
+            found = sorted(str(file.relative_to(self.source)) for file in _files(self.source))
         return found[host::hosts] if self.sharded else found
 
     def folder(self, host: int, hosts: int, scratch: Path) -> Path:
@@ -127,6 +121,19 @@ class Channel:
             except OSError:
                 shutil.copyfile(self.base / key, target)
         return share
+
+
+def _files(source: Path) -> Iterator[Path]:
+    """What can be an object, which a dead link or a pipe cannot; follows links, and takes each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(source, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (file for name in names if (file := Path(folder, name)).is_file())
 
 
 def parse(words: Sequence[str]) -> Channel:

@@ -153,7 +153,7 @@ def images_below(folder: Path) -> list[Path]:
     Raises:
         SettingError: there is none.
     """
-    found = sorted(filter(imagefiles.is_image_file, folder.rglob("*")))
+    found = imagefiles.images_below(folder)
     if not found:
         raise SettingError(f"{folder} holds no image; these are looked for: {', '.join(imagefiles.SUFFIXES)}")
     return found

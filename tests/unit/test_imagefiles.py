@@ -35,3 +35,37 @@ def test_what_cannot_be_read_has_no_size(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     names = ("a", "link", "dead", "self", "folder", "pipe")
     assert [imagefiles.size_bytes(tmp_path / f"{name}.jpg") for name in names] == [4, 4, -1, -1, -1, -1]
+
+
+def tree(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def test_links_are_followed_and_each_real_folder_is_taken_once(tmp_path: Path) -> None:
+    tree(tmp_path, "in/b/1.jpg", "in/b/sub/2.jpg", "out/deep/3.jpg", "out/4.jpg")
+    (tmp_path / "in" / "b" / "a link").symlink_to(tmp_path / "out")
+    (tmp_path / "in" / "b" / "again").symlink_to(tmp_path / "out" / "deep")
+    (tmp_path / "in" / "b" / "sub" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "b" / "its own").symlink_to("sub")
+    (tmp_path / "in" / "b" / "self").symlink_to("self")
+    walk = imagefiles.Walk([tmp_path / "in"])
+    found = [str(path.relative_to(tmp_path / "in")) for path in walk.images(tmp_path / "in")]
+    assert found == ["b/1.jpg", "b/a link/4.jpg", "b/a link/deep/3.jpg", "b/sub/2.jpg"]
+    assert sorted(path.name for path in walk.passed_over) == ["again", "its own", "up"]
+
+
+def test_no_link_leads_into_another_folder_that_is_listed_or_must_not_be(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.jpg", "b/sub/2.jpg", "other/c/3.jpg")
+    (tmp_path / "a" / "b").symlink_to(tmp_path / "b" / "sub")
+    (tmp_path / "a" / "c").symlink_to(tmp_path / "other" / "c")
+    walk = imagefiles.Walk([tmp_path / "a", tmp_path / "b"], [tmp_path / "other"])
+    assert [path.name for one in ("a", "b") for path in walk.images(tmp_path / one)] == ["1.jpg", "2.jpg"]
+    assert walk.passed_over == [tmp_path / "a" / "b", tmp_path / "a" / "c"]
+
+
+def test_a_folder_that_is_a_link_itself_is_listed(tmp_path: Path) -> None:
+    tree(tmp_path, "real/1.jpg", "real/sub/2.jpg")
+    (tmp_path / "link").symlink_to("real")
+    assert imagefiles.images_below(tmp_path / "link") == [tmp_path / "link/1.jpg", tmp_path / "link/sub/2.jpg"]

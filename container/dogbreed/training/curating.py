@@ -232,7 +232,7 @@ def of_folder(folder: Path, bundle: Path, *, cache: Path, seed: int, threads: in
         )
         if store is not STOPPED:
             parts[split] = Part.stored(members, store)
-    notes = []
+    notes = list(splits.notes)
     learned = loaded.hyperparameters.get("trainable")
     if learned not in (None, "head"):
         notes.append(

@@ -17,13 +17,13 @@ Sources: AWS docs, image-classification (LST, augmented manifest), augmented-man
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dogbreed.errors import DataError
+from dogbreed.imagefiles import Walk
 
 MANIFEST_SUFFIX = ".manifest"
 """Of the files that are taken for augmented manifests, in lower case."""
@@ -264,8 +264,6 @@ def _inside(images: Path, text: str) -> Path:
 def _index(folder: Path) -> dict[str, list[PurePosixPath]]:
     """File name -> relative paths of the files below a folder, from one walk (FastFile lists slowly)."""
     found: dict[str, list[PurePosixPath]] = {}
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(files):
-            found.setdefault(name, []).append(PurePosixPath(Path(parent, name).relative_to(folder).as_posix()))
+    for path in sorted(Walk([folder]).files(folder)):
+        found.setdefault(path.name, []).append(PurePosixPath(path.relative_to(folder).as_posix()))
     return found

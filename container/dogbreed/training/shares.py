@@ -29,13 +29,13 @@ def find_shares(environment: TrainingEnvironment, hyperparameters: Hyperparamete
     sharded = {name: channel.sharded for name, channel in channels.items()}
     if len(hosts.all) == 1 or not any(sharded.values()):
         splits = find()
-        _log_splits(splits)
+        _log_splits(splits, speaks=team.leads)
         _check_same_data(team, splits, hosts.current)
         return team, splits
     splits = find(classes=set().union(*team.gather(find_classes(folders))))
     fingerprint = hashlib.sha256("".join(team.gather(splits.fingerprint)).encode()).hexdigest()
     splits = replace(splits.of_host(hosts.rank, len(hosts.all), sharded), fingerprint=fingerprint)
-    _log_splits(splits)
+    _log_splits(splits, speaks=team.local_rank == 0)
     return replace(team, apart=True), splits
 
 
@@ -68,7 +68,8 @@ def _check_same_data(team: Team, splits: Splits, host: str) -> None:
             )
 
 
-def _log_splits(splits: Splits) -> None:
+def _log_splits(splits: Splits, *, speaks: bool) -> None:
+    """Says what was found; what was left out of it, only a process that speaks for those that found the same."""
     logger.info(
         "%d classes; %d train images, %d validation%s, %s test",
         len(splits.labels),
@@ -77,3 +78,5 @@ def _log_splits(splits: Splits) -> None:
         " (held out of train)" if splits.held_out else "",
         "no" if splits.test is None else len(splits.test),
     )
+    for note in splits.notes if speaks else ():
+        logger.warning("%s", note)

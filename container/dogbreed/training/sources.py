@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dogbreed.errors import DataError
-from dogbreed.imagefiles import is_image_file, size_bytes
+from dogbreed.imagefiles import Walk, size_bytes
 from dogbreed.labels import Labels
 from dogbreed.training.lists import Label, Listed, find_manifest, read_list
 
@@ -33,6 +33,7 @@ LIST_SUFFIX = "_lst"
 _READERS = 16
 _PLACE_BYTES = 4096
 
+_SHOWN = 5
 _SPLITS = {"train": TRAIN_NAMES, "validation": VALIDATION_NAMES, "test": TEST_NAMES}
 
 
@@ -53,6 +54,7 @@ class Splits:
         test: None when there is no test channel.
         fingerprint: SHA-256 over the relative names and sizes of the training files.
         held_out: validation samples were taken from the training channel.
+        notes: sentences on what was left out of what was found, for the log.
     """
 
     labels: Labels
@@ -61,6 +63,7 @@ class Splits:
     test: tuple[Sample, ...] | None
     fingerprint: str
     held_out: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -117,25 +120,27 @@ def find_splits(
         return _find_listed(channels, validation_fraction, seed, classes)
     folders = _split_folders(channels)
     train_folder = folders["train"]
+    listing = _Listing(folders)
     if classes is None:
         labels = _read_labels(train_folder)
-        train = _samples(train_folder, labels)
+        train = listing.samples("train", labels)
         _check_every_class_has_images(train_folder, labels, train)
     else:
         labels = Labels.from_folders({found.name for found in classes if found.name is not None})
-        train = _labelled(train_folder, labels, "train")
+        train = listing.labelled("train", labels)
     fingerprint = _fingerprint(train_folder, train)
     if "validation" in folders:
-        validation = _labelled(folders["validation"], labels, "validation")
+        validation = listing.labelled("validation", labels)
     else:
         train, validation = _hold_out(train, len(labels), validation_fraction, seed)
     return Splits(
         labels=labels,
         train=train,
         validation=validation,
-        test=_labelled(folders["test"], labels, "test") if "test" in folders else None,
+        test=listing.labelled("test", labels) if "test" in folders else None,
         fingerprint=fingerprint,
         held_out="validation" not in folders,
+        notes=tuple(listing.notes),
     )
 
 
@@ -242,33 +247,76 @@ def _class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _samples(folder: Path, labels: Labels) -> tuple[Sample, ...]:
-    """All image files below the class folders, in a stable order."""
-    return tuple(
-        Sample(path, index) for index, name in enumerate(labels.folders) for path in _image_files(folder / name)
-    )
+class _Listing:
+    """Lists the images of the splits.
+
+    Args:
+        folders: split -> folder of its class folders.
+
+    Attributes:
+        notes: sentences on what is not listed.
+    """
+
+    def __init__(self, folders: Mapping[str, Path]) -> None:
+        self._folders = folders
+        self.notes: list[str] = []
+
+    def samples(self, split: str, labels: Labels) -> tuple[Sample, ...]:
+        """All image files below the class folders of a split, in a stable order.
+
+        Raises:
+            DataError: a class folder is a link to another one, or to a folder above.
+        """
+        folder = self._folders[split]
+        classes = [folder / name for name in labels.folders]
+        _check_links(folder, classes)
+        walk = Walk(classes, (other for name, other in self._folders.items() if name != split))
+        found = tuple(Sample(path, index) for index, of_class in enumerate(classes) for path in walk.images(of_class))
+        if walk.passed_over:
+            self.notes.append(
+                f"{_some(walk.passed_over)} among the {split} images: passed over, because such a link leads to a "
+                f"folder that is listed anyway, or to one above"
+            )
+        return found
+
+    def labelled(self, split: str, labels: Labels) -> tuple[Sample, ...]:
+        """Samples of another split, whose classes must be classes of the training split.
+
+        Raises:
+            DataError: it has other classes, or no images.
+        """
+        folder = self._folders[split]
+        unknown = sorted(set(_class_folders(folder)) - set(labels.folders))
+        if unknown:
+            raise DataError(
+                f"{folder} has class folders that the train channel does not have: {_some(unknown)}; a {split} label "
+                f"must be among the {len(labels)} train labels"
+            )
+        samples = self.samples(split, labels)
+        if not samples:
+            raise DataError(f"{folder} holds no images; give {split} images in one folder per class, or leave it out")
+        return samples
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """Image files at any depth; links are followed, because local channels are often links."""
-    found = []
-    for parent, _, files in os.walk(folder, followlinks=True):
-        found += [path for name in files if is_image_file(path := Path(parent, name))]
-    return sorted(found)
+def _check_links(folder: Path, classes: Sequence[Path]) -> None:
+    """Raises DataError where two classes are one folder, or a class holds the others."""
+    holds = Path(os.path.realpath(folder))
+    known: dict[Path, Path] = {}
+    for path in classes:
+        real = Path(os.path.realpath(path))
+        if holds.is_relative_to(real):
+            raise DataError(f"the class folder {path} is a link to {real}, which holds the classes; remove the link")
+        if real in known:
+            raise DataError(
+                f"the class folders {known[real].name} and {path.name} of {folder} are links to one folder, {real}; "
+                f"remove one of them"
+            )
+        known[real] = path
 
 
-def _labelled(folder: Path, labels: Labels, split: str) -> tuple[Sample, ...]:
-    """Samples of another split, whose classes must be classes of the training split."""
-    unknown = sorted(set(_class_folders(folder)) - set(labels.folders))
-    if unknown:
-        raise DataError(
-            f"{folder} has class folders that the train channel does not have: {', '.join(unknown[:5])}"
-            f"{' ...' if len(unknown) > 5 else ''}; a {split} label must be among the {len(labels)} train labels"
-        )
-    samples = _samples(folder, labels)
-    if not samples:
-        raise DataError(f"{folder} holds no images; give {split} images in one folder per class, or leave it out")
-    return samples
+def _some(found: Sequence[object]) -> str:
+    """The first few, for a sentence."""
+    return ", ".join(map(str, found[:_SHOWN])) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 
 
 def _check_every_class_has_images(folder: Path, labels: Labels, samples: Sequence[Sample]) -> None:
@@ -276,8 +324,8 @@ def _check_every_class_has_images(folder: Path, labels: Labels, samples: Sequenc
     empty = [name for index, name in enumerate(labels.folders) if index not in present]
     if empty:
         raise DataError(
-            f"{len(empty)} of {len(labels)} class folders in {folder} hold no image ({', '.join(empty[:5])}"
-            f"{' ...' if len(empty) > 5 else ''}); add images with a suffix such as .jpg or .png, or remove the folders"
+            f"{len(empty)} of {len(labels)} class folders in {folder} hold no image ({_some(empty)}); add "
+            f"images with a suffix such as .jpg or .png, or remove the folders"
         )
 
 

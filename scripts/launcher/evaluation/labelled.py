@@ -52,9 +52,10 @@ def find(data: Path) -> tuple[Path, list[Image]]:
             )
         data = tests[0]
     folders = sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith("."))
-    images = [Image(file, folder.name) for folder in folders for file in _images(folder)]
+    walk = imagefiles.Walk(folders)
+    images = [Image(file, folder.name) for folder in folders for file in walk.images(folder)]
     if not images:
-        loose = "its images lie outside of class folders" if _images(data) else "it holds no image"
+        loose = "its images lie outside of class folders" if imagefiles.images_below(data) else "it holds no image"
         raise SettingError(
             f"{data} is no labelled folder: {loose}; it must hold one folder per class, named like the class, with "
             f"images ({', '.join(imagefiles.SUFFIXES)}) in it"
@@ -114,7 +115,3 @@ def row(path: str, folder: str, prediction: Mapping[str, Any], labels: Sequence[
         seconds=seconds,
         known=prediction.get("known"),
     )
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(filter(imagefiles.is_image_file, folder.rglob("*")))

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dogbreed.imagefiles import is_image_file
+from dogbreed.imagefiles import images_below
 from scripts.launcher.errors import SettingError
 from scripts.launcher.tables import table
 
@@ -158,7 +158,7 @@ def measured(file: Path) -> Work:
 
 def count_images(folder: Path) -> int:
     """Files in and below a folder that are images by their names; raises `SettingError` for none."""
-    found = sum(map(is_image_file, folder.rglob("*")))
+    found = len(images_below(folder))
     if not found:
         raise SettingError(f"--data {folder} holds no images to count; give --images N")
     return found

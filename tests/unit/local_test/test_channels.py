@@ -49,9 +49,10 @@ def test_shares_are_apart_and_together_all(photos, tmp_path):
     assert parse([f"train={photos}"]).folder(1, 2, tmp_path / "all") == photos
 
 
-def test_a_dead_link_and_a_pipe_are_no_objects(photos, tmp_path):
+def test_a_dead_link_a_link_back_and_a_pipe_are_no_objects(photos, tmp_path):
     (photos / "a" / "dead").symlink_to("nowhere")
     os.mkfifo(photos / "a" / "pipe")
+    (photos / "a" / "up").symlink_to(photos)
     channel = parse([f"train={photos}", "distribution=ShardedByS3Key"])
     assert channel.objects() == ["a/1", "a/2", "b/1", "b/2", "b/3"]
 

@@ -72,6 +72,37 @@ def test_files_that_are_not_images_and_hidden_ones_are_ignored(copy: Path) -> No
     assert counts(find({"train": copy})) == (18, 9, 9)
 
 
+def test_a_link_back_brings_no_image_twice_and_none_of_another_split(copy: Path) -> None:
+    before = find({"train": copy})
+    one, two, _ = sorted(path for path in (copy / "train").iterdir() if path.is_dir())
+    for name, target in (("root", copy), ("sister", two), ("valid", copy / "valid" / one.name)):
+        (one / name).symlink_to(target)
+    splits = find({"train": copy})
+    assert (splits.train, splits.validation, splits.test) == (before.train, before.validation, before.test)
+    (note,) = splits.notes
+    assert note.startswith(f"{one}/root, {one}/sister, {one}/valid among the train images: passed over")
+
+
+def test_classes_that_are_links_are_classes_unless_two_are_one(copy: Path) -> None:
+    for split in ("train", "valid", "test"):
+        (copy / split).rename(copy / f"real {split}")
+        (copy / split).mkdir()
+        for folder in (copy / f"real {split}").iterdir():
+            (copy / split / folder.name).symlink_to(folder)
+    splits = find({"train": copy})
+    assert (counts(splits), splits.notes) == ((18, 9, 9), ())
+    one = splits.labels.folders[0]
+    (copy / "train" / "twin").symlink_to(copy / "real train" / one)
+    with pytest.raises(
+        DataError, match=rf"the class folders {one} and twin of .* are links to one folder, .*real train"
+    ):
+        find({"train": copy})
+    (copy / "train" / "twin").unlink()
+    (copy / "train" / "all").symlink_to(copy)
+    with pytest.raises(DataError, match=r"train/all is a link to .*, which holds the classes; remove the link"):
+        find({"train": copy})
+
+
 def test_the_fingerprint_changes_with_the_data(copy: Path) -> None:
     before = find({"train": copy}).fingerprint
     assert find({"train": copy}).fingerprint == before
