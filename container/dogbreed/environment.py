@@ -449,7 +449,7 @@ def write_failure(paths: Paths, reason: str) -> None:
     """
     try:
         paths.failure.parent.mkdir(parents=True, exist_ok=True)
-        with paths.failure.open("x", encoding="utf-8") as file:
+        with paths.failure.open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(reason[:FAILURE_MAX_CHARACTERS])
     except OSError:
         return

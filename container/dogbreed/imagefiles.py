@@ -80,3 +80,19 @@ class Walk:
 def images_below(folder: Path) -> list[Path]:
     """The images in and below a folder, sorted; see `Walk`."""
     return Walk([folder]).images(folder)
+
+
+def objection_to_names(paths: Iterable[Path | str]) -> str | None:
+    """What is wrong with the first name that is not UTF-8, and what to do; None when all are.
+
+    Linux takes any bytes for a name. Reports, tables, bundles and S3 do not.
+    """
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            return (
+                f"the name {str(path)!r} is not UTF-8, which models, reports and S3 need; rename it, or all of a "
+                f"folder by `convmv -r -f latin1 -t utf8 --notest FOLDER`"
+            )
+    return None

@@ -151,12 +151,20 @@ def images_below(folder: Path) -> list[Path]:
     """The images of a folder and those below it, sorted.
 
     Raises:
-        SettingError: there is none.
+        SettingError: there is none, or the name of one is not UTF-8.
     """
     found = imagefiles.images_below(folder)
+    check_names(found)
     if not found:
         raise SettingError(f"{folder} holds no image; these are looked for: {', '.join(imagefiles.SUFFIXES)}")
     return found
+
+
+def check_names(paths: Iterable[Path]) -> None:
+    """Raises `SettingError` for a name that neither a table nor S3 takes."""
+    objection = imagefiles.objection_to_names(paths)
+    if objection is not None:
+        raise SettingError(objection)
 
 
 def has_gpu(instance_type: str) -> bool:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
 import tarfile
 import time
@@ -233,6 +234,20 @@ def test_what_cannot_be_evaluated_is_refused(
     ended = launch("evaluate", *argv)
     assert (ended.code, ended.out) == (2, "")
     assert message in ended.err
+
+
+def test_a_class_folder_that_is_not_named_in_utf_8_is_refused_before_anything_is_asked(
+    launch: Launch, here: Path, data: Path
+) -> None:
+    (data / "Zebra").rename(data / os.fsdecode(b"z\xe8bre"))
+    for command in (
+        ("evaluate", str(data), "--endpoint", "dogs"),
+        ("predict", "dogs", str(data)),
+        ("upload", str(data)),
+    ):
+        ended = launch(*command, "--dry-run")
+        assert (ended.code, ended.out) == (2, "")
+        assert r"z\udce8bre/0.jpg' is not UTF-8, which models, reports and S3 need; rename it" in ended.err
 
 
 def test_of_splits_the_test_is_taken(tmp_path: Path) -> None:

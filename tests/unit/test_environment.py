@@ -371,6 +371,12 @@ def test_a_failure_is_cut_to_what_the_platform_shows(tmp_path):
     assert text.startswith("cause: é")
 
 
+def test_a_failure_that_names_what_is_not_utf_8_is_written_all_the_same(tmp_path):
+    paths = environment.Paths(tmp_path)
+    environment.write_failure(paths, "found: dog\udce9")
+    assert paths.failure.read_text(encoding="utf-8") == r"found: dog\udce9"
+
+
 def test_the_first_failure_wins(tmp_path):
     paths = Paths(tmp_path)
     environment.write_failure(paths, "the cause")

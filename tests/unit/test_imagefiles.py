@@ -69,3 +69,12 @@ def test_a_folder_that_is_a_link_itself_is_listed(tmp_path: Path) -> None:
     tree(tmp_path, "real/1.jpg", "real/sub/2.jpg")
     (tmp_path / "link").symlink_to("real")
     assert imagefiles.images_below(tmp_path / "link") == [tmp_path / "link/1.jpg", tmp_path / "link/sub/2.jpg"]
+
+
+def test_a_name_that_is_not_utf_8_is_told_by_its_bytes_with_what_to_do() -> None:
+    assert imagefiles.objection_to_names([Path("a/🐶 été/1.jpg"), "naïve"]) is None
+    objection = imagefiles.objection_to_names([Path("a"), Path(os.fsdecode(b"photos/dog\xe9/1.jpg"))])
+    assert objection is not None
+    assert objection.startswith(r"the name 'photos/dog\udce9/1.jpg' is not UTF-8")
+    assert "rename it" in objection
+    objection.encode()

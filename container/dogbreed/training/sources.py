@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dogbreed.errors import DataError
-from dogbreed.imagefiles import Walk, size_bytes
+from dogbreed.imagefiles import Walk, objection_to_names, size_bytes
 from dogbreed.labels import Labels
 from dogbreed.training.lists import Label, Listed, find_manifest, read_list
 
@@ -114,7 +114,8 @@ def find_splits(
         classes: those of all hosts, see `find_classes`; some may have no images here.
 
     Raises:
-        DataError: a channel, list or class is missing, empty or unknown; names the folder and what was found.
+        DataError: a channel, list or class is missing, empty or unknown, or a name is not UTF-8; names the folder and
+            what was found.
     """
     if _has_lists(channels):
         return _find_listed(channels, validation_fraction, seed, classes)
@@ -244,7 +245,17 @@ def _read_labels(folder: Path) -> Labels:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Raises DataError for a name that cannot be a label."""
+    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    _check_names(folder / name for name in found)
+    return found
+
+
+def _check_names(names: Iterable[Path | str]) -> None:
+    """Raises DataError for the first that is not UTF-8: better now than when the bundle or the report is written."""
+    objection = objection_to_names(names)
+    if objection is not None:
+        raise DataError(objection)
 
 
 class _Listing:
@@ -265,13 +276,14 @@ class _Listing:
         """All image files below the class folders of a split, in a stable order.
 
         Raises:
-            DataError: a class folder is a link to another one, or to a folder above.
+            DataError: a class folder is a link to another one, or to a folder above; a name is not UTF-8.
         """
         folder = self._folders[split]
         classes = [folder / name for name in labels.folders]
         _check_links(folder, classes)
         walk = Walk(classes, (other for name, other in self._folders.items() if name != split))
         found = tuple(Sample(path, index) for index, of_class in enumerate(classes) for path in walk.images(of_class))
+        _check_names(sample.path for sample in found)
         if walk.passed_over:
             self.notes.append(
                 f"{_some(walk.passed_over)} among the {split} images: passed over, because such a link leads to a "
@@ -378,6 +390,8 @@ def _find_listed(channels: Mapping[str, Path], fraction: float, seed: int, class
     if "train" not in lists:
         raise DataError(f"no `train_lst` channel beside the other lists; found channels: {', '.join(sorted(channels))}")
     labels, keys = _listed_labels({line.label for line in lists["train"]} if classes is None else classes)
+    _check_names(labels.folders)
+    _check_names(line.path for listed in lists.values() for line in listed)
     position = {key: index for index, key in enumerate(keys)}
     splits = {}
     for split, listed in lists.items():

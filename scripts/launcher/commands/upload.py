@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from scripts.launcher import hosting
 from scripts.launcher import settings as settings_module
 from scripts.launcher.arguments import job_name, positive
 from scripts.launcher.context import Context
@@ -55,6 +56,7 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     files = dict(_files(arguments.source))
     if not files:
         raise SettingError(f"{arguments.source} holds no files; give a folder with one folder of images per class")
+    hosting.check_names(files.values())
     bucket, prefix = settings.bucket, _key_prefix(arguments, settings)
     calls = [Call("s3", "ListObjectsV2", {"Bucket": bucket, "Prefix": prefix})]
     for name, file in files.items():

@@ -14,6 +14,7 @@ from typing import Any
 from dogbreed import imagefiles, statistics
 from dogbreed.evaluation.answers import CANDIDATES, Row
 from dogbreed.labels import Labels
+from scripts.launcher import hosting
 from scripts.launcher.errors import SettingError
 
 _TEST_NAMES = ("test", "testing")
@@ -38,7 +39,7 @@ def find(data: Path) -> tuple[Path, list[Image]]:
         The folder that holds the class folders, and the images in it.
 
     Raises:
-        SettingError: it holds no class folders with images.
+        SettingError: it holds no class folders with images, or a name is not UTF-8.
     """
     if not data.is_dir():
         raise SettingError(f"DATA={data} is not a folder; name one that holds a folder of images for each class")
@@ -60,6 +61,7 @@ def find(data: Path) -> tuple[Path, list[Image]]:
             f"{data} is no labelled folder: {loose}; it must hold one folder per class, named like the class, with "
             f"images ({', '.join(imagefiles.SUFFIXES)}) in it"
         )
+    hosting.check_names(image.file for image in images)
     return data, images
 
 

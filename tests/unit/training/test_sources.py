@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -101,6 +102,22 @@ def test_classes_that_are_links_are_classes_unless_two_are_one(copy: Path) -> No
     (copy / "train" / "all").symlink_to(copy)
     with pytest.raises(DataError, match=r"train/all is a link to .*, which holds the classes; remove the link"):
         find({"train": copy})
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_learned(copy: Path, split: str) -> None:
+    folder = min(path for path in (copy / split).iterdir() if path.is_dir())
+    photo = next(folder.iterdir())
+    renamed = photo.rename(folder / os.fsdecode(b"dog\xe9.jpg"))
+    with pytest.raises(DataError, match=r"dog\\udce9\.jpg' is not UTF-8, .*; rename it"):
+        find({"train": copy})
+    renamed.rename(photo)
+    folder.rename(copy / split / os.fsdecode(b"dog\xe9"))
+    with pytest.raises(DataError, match=r"/dog\\udce9' is not UTF-8, .*; rename it"):
+        find({"train": copy})
+    if split == "train":
+        with pytest.raises(DataError, match="is not UTF-8"):
+            find_classes({"train": copy})
 
 
 def test_the_fingerprint_changes_with_the_data(copy: Path) -> None:
@@ -319,6 +336,12 @@ def test_a_manifest_may_stand_in_a_channel_of_its_own(copy: Path, tmp_path: Path
     (tmp_path / "lists").mkdir()
     (copy / "train" / "output.manifest").rename(tmp_path / "lists" / "train.lst")
     assert find({"train": copy / "train", "train_lst": tmp_path / "lists"}) == find({"train": copy / "train"})
+
+
+def test_a_manifests_class_name_must_be_text_that_can_be_written(copy: Path) -> None:
+    manifest(copy / "train", lambda file: {"breed": "\ud83d" if file.parent.name.startswith("001") else "dog"})
+    with pytest.raises(DataError, match=r"the name '\\ud83d' is not UTF-8"):
+        find({"train": copy / "train"})
 
 
 def test_manifests_must_be_one_for_each_split_and_label_alike(copy: Path) -> None:
