@@ -21,7 +21,7 @@ from tests.unit.evaluation.test_page import results
 from tests.unit.insight.evidence_made import losses, system, times
 
 from dogbreed.curation import page as curation_page
-from dogbreed.curation.finds import Copies, Curation, LabelError, Photo
+from dogbreed.curation.finds import Copies, Curation, LabelError, Photo, Unreadable
 from dogbreed.curation.overlaps import Overlap
 from dogbreed.evaluation import figures
 from dogbreed.evaluation import page as evaluation_page
@@ -178,6 +178,8 @@ def curated(folder: Path) -> Curation:
             Overlap(0, 5, (40, 40), (18, 20), 0.475, interval, True, 0.896, 0.92),
             Overlap(1, 4, (40, 40), (9, 11), 0.25, Interval(0.17, 0.36), False, 0.896, 0.9),
         ),
+        root=folder,
+        unreadable=(Unreadable(photos[0], "not an image in one of the formats BMP, GIF, JPEG, PNG, TIFF, WEBP"),),
         notes=("The 240 test images are left out.",),
     )
 

@@ -178,10 +178,12 @@ def test_the_command_finds_what_was_planted(
     assert command.main([*asked, "--cache", str(tmp_path / "cache")]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == str(tmp_path / "found" / "curation.html")
-    assert re.search(r"^\d+ labels are likely wrong; \d groups of copies, \d across splits; no pairs of ", said[-2])
+    assert re.search(r"^\d+ labels are likely wrong; \d groups of copies, \d across splits; no pairs of ", said[-3])
+    assert said[-2] == "1 of 247 images cannot be read and were not looked at; all are listed."
     found = json.loads((tmp_path / "found" / "curation.json").read_text())
     assert found["images"] == {"train": 162, "validation": 42, "test": 42}
-    assert found["notes"] == []
+    assert (found["notes"], found["root"]) == ([said[-2]], str(planted.folder))
+    assert [one["path"] for one in found["unreadable"]] == ["train/class0/broken (1) (2).jpg"]
     check(found, planted)
     assert sorted(planted.folder.rglob("*")) == before
     with (tmp_path / "found" / "curation.csv").open(newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What to look at in a data set: likely label errors, copies, and classes that could be merged.
+"""What to look at in a data set: likely label errors, copies, classes that could be merged, and unreadable images.
 
 Puts `copies`, `noise` and `overlaps` together, says of each find what to do, and gives all of them as a JSON document
 and as rows of a table. Is handed features, and what judges images that it has not learned from; knows neither networks
@@ -70,6 +70,24 @@ class LabelError:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An image that could not be looked at.
+
+    Attributes:
+        photo: with its label.
+        reason: why not.
+    """
+
+    photo: Photo
+    reason: str
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return f"It cannot be read, and training leaves it out as well: repair or remove it ({self.reason})."
+
+
+@dataclass(frozen=True, slots=True)
 class Copies:
     """Images that are copies of each other.
 
@@ -123,6 +141,8 @@ class Curation:
         label_errors: the most suspicious first.
         copies: two labels first, then across splits, then the others.
         merges: pairs of classes, the worst first.
+        root: folder that the images are below.
+        unreadable: images that were not looked at.
         notes: sentences on what was left out.
     """
 
@@ -133,6 +153,8 @@ class Curation:
     label_errors: tuple[LabelError, ...]
     copies: tuple[Copies, ...]
     merges: tuple[Overlap, ...]
+    root: Path
+    unreadable: tuple[Unreadable, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -144,6 +166,7 @@ class Curation:
             "copies_across_splits": sum(one.across_splits for one in self.copies),
             "copies_with_two_labels": sum(one.two_labels for one in self.copies),
             "classes_to_merge": sum(one.inseparable for one in self.merges),
+            "unreadable": len(self.unreadable),
         }
 
     @property
@@ -163,6 +186,8 @@ def curate(
     labels: Sequence[str],
     judge: Judge,
     *,
+    unreadable: Sequence[Unreadable] = (),
+    root: Path | None = None,
     threads: int = 1,
     notes: Sequence[str] = (),
     stop_requested: Callable[[], bool] = lambda: False,
@@ -174,6 +199,8 @@ def curate(
         features_NF: of a network that was trained on photos.
         labels: class names.
         judge: of the images.
+        unreadable: images without features.
+        root: folder that the images are below; None is the deepest such.
         threads: that read photos.
         notes: on what was left out.
         stop_requested: asked now and then.
@@ -198,6 +225,9 @@ def curate(
         )
         for position, likely in zip(found.suspects.tolist(), found.likely.tolist(), strict=True)
     ]
+    if unreadable:
+        every = len(photos) + len(unreadable)
+        notes = (*notes, f"{len(unreadable)} of {every} images cannot be read and were not looked at; all are listed.")
     told = [Copies(tuple(photos[position] for position in one.members), one.similarity) for one in groups]
     return Curation(
         labels=tuple(labels),
@@ -210,6 +240,8 @@ def curate(
         # Sorted is stable: within a kind the most alike stay first.
         copies=tuple(sorted(told, key=lambda one: (not one.two_labels, not one.across_splits))),
         merges=tuple(overlaps.find(probabilities, given)),
+        root=_common_root([*photos, *(one.photo for one in unreadable)]) if root is None else root,
+        unreadable=tuple(unreadable),
         notes=tuple(notes),
     )
 
@@ -237,15 +269,15 @@ def merge_advice(found: Overlap, labels: Sequence[str]) -> str:
     return f"Keep {first} and {second} apart, but look at their labels and add photos: {share}."
 
 
-def as_document(found: Curation, root: Path) -> dict[str, object]:
-    """Everything as JSON values; paths are relative to ``root``."""
+def as_document(found: Curation) -> dict[str, object]:
+    """Everything as JSON values; paths are relative to the root."""
 
     def photo(one: Photo) -> dict[str, object]:
-        return {"path": _relative(one.path, root), "split": one.split, "label": found.labels[one.index]}
+        return {"path": _relative(one.path, found.root), "split": one.split, "label": found.labels[one.index]}
 
     return {
         "schema_version": SCHEMA_VERSION,
-        "root": str(root),
+        "root": str(found.root),
         "images": dict(found.images),
         "accuracy": found.accuracy if np.isfinite(found.accuracy) else None,
         "not_judged": found.not_judged,
@@ -285,22 +317,23 @@ def as_document(found: Curation, root: Path) -> dict[str, object]:
             }
             for one in found.merges
         ],
+        "unreadable": [{**photo(one.photo), "reason": one.reason, "advice": one.advice} for one in found.unreadable],
     }
 
 
-def as_json(found: Curation, root: Path) -> str:
+def as_json(found: Curation) -> str:
     """The document as text."""
-    return json.dumps(as_document(found, root), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(as_document(found), indent=2, ensure_ascii=False) + "\n"
 
 
-def as_csv(found: Curation, root: Path) -> str:
-    """One row per photo of a find, and per pair of classes; `number` counts the finds of a kind."""
+def as_csv(found: Curation) -> str:
+    """One row per photo of a find, per pair of classes and per unreadable image; `number` counts those of a kind."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(_COLUMNS)
 
     def photo(one: Photo) -> tuple[str, str, str]:
-        return _relative(one.path, root), one.split, found.labels[one.index]
+        return _relative(one.path, found.root), one.split, found.labels[one.index]
 
     for number, error in enumerate(found.label_errors, 1):
         advice = label_error_advice(error, found.labels)
@@ -315,10 +348,12 @@ def as_csv(found: Curation, root: Path) -> str:
         kind = "classes to merge" if pair.inseparable else "classes to look at"
         names = found.labels[pair.first], found.labels[pair.second]
         table.writerow((kind, number, "", "", *names, f"{pair.error:.4f}", merge_advice(pair, found.labels)))
+    for number, one in enumerate(found.unreadable, 1):
+        table.writerow(("unreadable", number, *photo(one.photo), "", "", one.advice))
     return stream.getvalue()
 
 
-def common_root(photos: Sequence[Photo]) -> Path:
+def _common_root(photos: Sequence[Photo]) -> Path:
     """The deepest folder that all are below, from which their class folders can be seen."""
     folders = {str(photo.path.absolute().parent.parent) for photo in photos}
     return Path(os.path.commonpath(folders)) if folders else Path.cwd()

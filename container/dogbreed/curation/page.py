@@ -31,6 +31,7 @@ _MOST_ERRORS = 60
 _MOST_GROUPS = 40
 _MOST_OF_A_GROUP = 6
 _MOST_PAIRS = 30
+_MOST_UNREADABLE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,9 @@ def write(found: Curation, folder: Path, *, threads: int = 1) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    photos = [one.photo for one in found.label_errors] + [photo for one in found.copies for photo in one.photos]
-    root = finds.common_root(photos)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / JSON_FILE).write_text(finds.as_json(found, root), encoding="utf-8")
-    (folder / CSV_FILE).write_text(finds.as_csv(found, root), encoding="utf-8")
+    (folder / JSON_FILE).write_text(finds.as_json(found), encoding="utf-8")
+    (folder / CSV_FILE).write_text(finds.as_csv(found), encoding="utf-8")
     page = folder / PAGE_FILE
     page.write_text(render(found, threads=threads), encoding="utf-8")
     return page
@@ -80,8 +79,7 @@ def render(found: Curation, *, threads: int = 1) -> str:
         pictures = dict(zip(wanted, pool.map(lambda photo: thumbnail(photo.path), wanted), strict=True))
 
     def shown(photo: Photo) -> _Shown:
-        name = f"{photo.path.parent.name}/{photo.path.name}"
-        return _Shown(photo, name, found.labels[photo.index], pictures[photo])
+        return _Shown(photo, _name(photo), found.labels[photo.index], pictures[photo])
 
     return environment.get_template("curation.html.j2").render(
         found=found,
@@ -96,13 +94,17 @@ def render(found: Curation, *, threads: int = 1) -> str:
         pairs=[(one, finds.merge_advice(one, found.labels)) for one in found.merges[:_MOST_PAIRS]],
         more_pairs=max(0, len(found.merges) - _MOST_PAIRS),
         accuracy=percent(found.accuracy),
+        unreadable=[(_name(one.photo), one) for one in found.unreadable[:_MOST_UNREADABLE]],
     )
 
 
+def _name(photo: Photo) -> str:
+    return f"{photo.path.parent.name}/{photo.path.name}"
+
+
 def _headline(found: Curation) -> str:
-    photos = {one.photo.path for one in found.label_errors} | {
-        photo.path for one in found.copies for photo in one.photos
-    }
+    photos = {one.photo.path for one in found.label_errors} | {one.photo.path for one in found.unreadable}
+    photos |= {photo.path for one in found.copies for photo in one.photos}
     if not photos and not found.counts["classes_to_merge"]:
         return "Nothing stands out in these images"
     return "1 image to look at" if len(photos) == 1 else f"{len(photos)} images to look at"

@@ -9,7 +9,7 @@ Legend: N images, F features.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dogbreed import artifacts, backbones
 from dogbreed.curation import finds
 from dogbreed.curation.copies import Group
-from dogbreed.curation.finds import TRAIN, Curation, Photo
+from dogbreed.curation.finds import TRAIN, Curation, Photo, Unreadable
 from dogbreed.training import compute, folds, frozen
 from dogbreed.training.console import Console
 from dogbreed.training.data import make_loader
@@ -43,12 +43,12 @@ class Part:
     Attributes:
         samples: of the split.
         outputs: float16 [N, F], features of the samples that could be decoded, in their order.
-        lost: the others.
+        lost: the others, each with the reason.
     """
 
     samples: Sequence[Sample]
     outputs: NDArray[np.float16]
-    lost: Collection[Sample]
+    lost: Mapping[Sample, str]
 
     @classmethod
     def stored(cls, samples: Sequence[Sample], store: FeatureStore) -> Part:
@@ -59,6 +59,10 @@ class Part:
     def photos(self, split: str) -> list[Photo]:
         """Of the samples that have features."""
         return [Photo(one.path, split, one.index) for one in self.samples if one not in self.lost]
+
+    def unreadable(self, split: str) -> list[Unreadable]:
+        """The samples that have none."""
+        return [Unreadable(Photo(one.path, split, one.index), why) for one, why in self.lost.items()]
 
 
 @dataclass(slots=True)
@@ -141,6 +145,7 @@ def of_parts(
     seed: int,
     device: torch.device,
     threads: int,
+    root: Path | None = None,
     notes: Sequence[str] = (),
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Curation | None:
@@ -170,7 +175,17 @@ def of_parts(
         )
         return None if found is None else (found, _can_be_judged(indices, learning, dealt, len(labels)))
 
-    return finds.curate(photos, features, labels, judge, threads=threads, notes=notes, stop_requested=stop_requested)
+    return finds.curate(
+        photos,
+        features,
+        labels,
+        judge,
+        unreadable=[one for split, part in parts.items() for one in part.unreadable(split)],
+        root=root,
+        threads=threads,
+        notes=notes,
+        stop_requested=stop_requested,
+    )
 
 
 def of_folder(folder: Path, bundle: Path, *, cache: Path, seed: int, threads: int) -> Curation:
@@ -239,7 +254,9 @@ def of_folder(folder: Path, bundle: Path, *, cache: Path, seed: int, threads: in
             f"This bundle's backbone has learned too (trainable={learned}): of images that it has learned from, wrong "
             f"labels included, it doubts few. For these give a bundle of trainable=head, or train with curate=true."
         )
-    found = of_parts(parts, splits.labels.names, seed=seed, device=device, threads=threads, notes=notes)
+    found = of_parts(
+        parts, splits.labels.names, seed=seed, device=device, threads=threads, root=folder.absolute(), notes=notes
+    )
     if found is None:
         raise RuntimeError("nothing asked for a stop")
     return found

@@ -189,24 +189,25 @@ def _digest_file(file: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def find_corrupt(samples: Sequence[Sample], problems: Iterable[str], *, parts: int = 0) -> frozenset[Sample]:
-    """The samples that problems tell of, each a path and a reason in brackets; paths may hold brackets too.
+def find_corrupt(samples: Sequence[Sample], problems: Iterable[str], *, parts: int = 0) -> dict[Sample, str]:
+    """The samples that problems tell of, each with its reason.
 
     Args:
         samples: of a split.
-        problems: of this split where ``parts`` is given, else of any.
+        problems: each a path and a reason in brackets, of this split where ``parts`` is given, else of any; paths may
+            hold brackets too.
         parts: how many of a path's last parts are compared; 0 is all.
     """
     known = {sample.path.parts[-parts:]: sample for sample in samples}
-    found = set()
+    found = {}
     for problem in problems:
         end = problem.find(" (")
         while end >= 0:
             sample = known.get(Path(problem[:end]).parts[-parts:])
             if sample is not None:
-                found.add(sample)
+                found[sample] = problem[end + len(" (") :].removesuffix(")")
             end = problem.find(" (", end + 1)
-    return frozenset(found)
+    return found
 
 
 def _split_folders(channels: Mapping[str, Path]) -> dict[str, Path]:

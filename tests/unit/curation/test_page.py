@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dogbreed.curation import finds, page
-from dogbreed.curation.finds import Copies, Curation, LabelError, Photo
+from dogbreed.curation.finds import Copies, Curation, LabelError, Photo, Unreadable
 from dogbreed.curation.overlaps import Overlap
 from dogbreed.statistics import Interval
 
@@ -44,6 +44,8 @@ def found(tmp_path: Path) -> Curation:
             Overlap(0, 1, (40, 40), (18, 20), 0.475, Interval(0.37, 0.58), True, 0.875, 0.95),
             Overlap(0, 2, (40, 40), (10, 10), 0.25, Interval(0.17, 0.36), False, 0.875, 0.9),
         ),
+        root=tmp_path,
+        unreadable=(Unreadable(Photo(tmp_path / "train" / "001.class" / "broken.jpg", "train", 1), "not <an> image"),),
         notes=("Something was left out.",),
     )
 
@@ -58,7 +60,9 @@ def visible(text: str) -> str:
 def test_the_page_shows_each_find_with_what_to_do(found: Curation) -> None:
     text = page.render(found)
     read = visible(text)
-    assert "3 images to look at" in read
+    assert "4 images to look at" in read
+    assert "001.class/broken.jpg" in read
+    assert "not <an> image" in read
     assert "1 label is likely wrong; 3 groups of copies, 1 across splits; 1 pair of classes to merge" in found.sentence
     assert "looks like Old_English_sheepdog, 93.0 %" in read
     assert "labelled <i>Pug</i>, 1.0 %" in read
@@ -83,13 +87,21 @@ def test_a_photo_that_is_gone_has_no_picture(found: Curation) -> None:
     assert page.render(found).count("data:image/jpeg;base64,") == 6
 
 
-def test_nothing_found_says_so(found: Curation) -> None:
+def test_nothing_found_says_so(tmp_path: Path) -> None:
     nothing = Curation(
-        labels=LABELS, images={"train": 9}, accuracy=1.0, not_judged=0, label_errors=(), copies=(), merges=()
+        labels=LABELS,
+        images={"train": 9},
+        accuracy=1.0,
+        not_judged=0,
+        label_errors=(),
+        copies=(),
+        merges=(),
+        root=tmp_path,
     )
     read = visible(page.render(nothing))
     assert "Nothing stands out in these images" in read
     assert "No label stands out." in read
+    assert "Unreadable" not in read
     assert "no labels are likely wrong; no groups of copies, 0 across splits; no pairs of classes" in nothing.sentence
 
 
@@ -104,7 +116,17 @@ def test_the_files_hold_everything(found: Curation, tmp_path: Path) -> None:
         "copies_across_splits": 1,
         "copies_with_two_labels": 1,
         "classes_to_merge": 1,
+        "unreadable": 1,
     }
+    assert document["unreadable"] == [
+        {
+            "path": "train/001.class/broken.jpg",
+            "split": "train",
+            "label": "Old_English_sheepdog",
+            "reason": "not <an> image",
+            "advice": "It cannot be read, and training leaves it out as well: repair or remove it (not <an> image).",
+        }
+    ]
     assert document["label_errors"][0]["path"] == "train/002.class/ccc & <b>.jpg"
     assert document["copies"][1]["photos"][1] == {"path": "test/000.class/bb.jpg", "split": "test", "label": "Beagle"}
     assert document["merges"][0]["interval"] == [0.37, 0.58]
@@ -116,13 +138,39 @@ def test_the_files_hold_everything(found: Curation, tmp_path: Path) -> None:
         *["copies, within a split"] * 2,
         "classes to merge",
         "classes to look at",
+        "unreadable",
     ]
+    assert (rows[-1]["path"], rows[-1]["label"]) == ("train/001.class/broken.jpg", "Old_English_sheepdog")
     assert (rows[0]["label"], rows[0]["likely"], rows[0]["score"]) == ("<i>Pug</i>", "Old_English_sheepdog", "0.0100")
 
 
 def test_an_accuracy_that_is_none_is_null(found: Curation, tmp_path: Path) -> None:
     unjudged = Curation(
-        labels=LABELS, images={"train": 2}, accuracy=float("nan"), not_judged=2, label_errors=(), copies=(), merges=()
+        labels=LABELS,
+        images={"train": 2},
+        accuracy=float("nan"),
+        not_judged=2,
+        label_errors=(),
+        copies=(),
+        merges=(),
+        root=tmp_path,
     )
-    assert finds.as_document(unjudged, tmp_path)["accuracy"] is None
+    assert finds.as_document(unjudged)["accuracy"] is None
     assert "right, of images" not in page.render(unjudged)
+
+
+def test_without_finds_the_root_is_that_of_all_images(tmp_path: Path) -> None:
+    photos = [photo(tmp_path, split, 0, "a.jpg") for split in ("train", "test")]
+    broken = Unreadable(Photo(tmp_path / "validation" / "000.class" / "b.jpg", "validation", 0), "empty")
+
+    def judge(_groups: object) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([[0.9, 0.1], [0.9, 0.1]], dtype=np.float32), np.array([True, True])
+
+    nothing = finds.curate(photos, np.eye(2, dtype=np.float16), LABELS[:2], judge, unreadable=[broken])
+    assert nothing is not None
+    assert (nothing.root, nothing.images) == (tmp_path, {"train": 1, "test": 1})
+    assert nothing.notes == ("1 of 3 images cannot be read and were not looked at; all are listed.",)
+    assert (
+        finds.curate(photos, np.eye(2, dtype=np.float16), LABELS[:2], judge, root=tmp_path.parent).root
+        == tmp_path.parent
+    )

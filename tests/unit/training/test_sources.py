@@ -453,7 +453,7 @@ def test_corrupt_samples_are_found_whatever_their_names(tmp_path: Path) -> None:
     names = ("a (1).jpg", "a (1) (2).jpg", "b.jpg", "c.jpg")
     samples = [Sample(tmp_path / "cat" / name, 0) for name in names]
     problems = [f"{tmp_path}/cat/a (1) (2).jpg (cannot be decoded (at all))", f"{tmp_path}/cat/c.jpg (empty)", "b.jpg"]
-    assert find_corrupt(samples, problems) == {samples[1], samples[3]}
+    assert find_corrupt(samples, problems) == {samples[1]: "cannot be decoded (at all)", samples[3]: "empty"}
     moved = ["/elsewhere/cat/a (1).jpg (empty)"]
-    assert find_corrupt(samples, moved) == frozenset()
-    assert find_corrupt(samples, moved, parts=2) == {samples[0]}
+    assert find_corrupt(samples, moved) == {}
+    assert find_corrupt(samples, moved, parts=2) == {samples[0]: "empty"}
