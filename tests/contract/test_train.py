@@ -259,6 +259,36 @@ def test_a_few_corrupt_images_are_skipped_counted_and_listed(
     assert victim.name in record
 
 
+@pytest.mark.timeout(120)
+def test_what_is_left_out_is_said_once_and_costs_nothing_else(
+    in_process: OptMl, drawn_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(drawn_data / "train", tmp_path / "data"))
+    one, two, three = sorted(path for path in data.iterdir() if path.is_dir())
+    for file in sorted(two.iterdir())[1:]:
+        file.unlink()
+    shutil.copytree(three, data / ".Poodle")
+    (one / "again").symlink_to(data)
+    (one / "dead.jpg").symlink_to("nowhere")
+    os.mkfifo(three / "pipe.jpg")
+    in_process.hyperparameters({**QUICK, "max-corrupt-fraction": "0.3"})
+    in_process.channels(train=data)
+    assert job.main() == 0
+    log = capfd.readouterr()
+    lines = [line for line in (log.out + log.err).splitlines() if " WARNING " in line]
+    told = [line.partition(" WARNING ")[2] for line in lines]
+    for sentence in (
+        r"shares: .*/again among the train images: passed over",
+        r"shares: \.Poodle in .*: left out, because a name with a leading dot",
+        r"shares: no validation image of .* \(1 of 3 classes\): .* none is held out of a single image",
+    ):
+        assert len([line for line in told if re.search(sentence, line)]) == 1, sentence
+    left_out = " ".join(line for line in told if "left out, cannot be decoded: " in line)
+    assert left_out.count("dead.jpg (") == left_out.count("pipe.jpg (") == 1
+    record = json.loads((in_process.root / "output" / "data" / "insight" / "record.json").read_text())
+    assert len(record["corrupt_images"]) == record["facts"]["corrupt_images"] == 2
+
+
 def test_a_malformed_file_of_the_platform(in_process: OptMl, drawn_data: Path) -> None:
     in_process.channels(train=drawn_data)
     in_process.write("hyperparameters.json", "{")

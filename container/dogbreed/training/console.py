@@ -20,6 +20,7 @@ from dogbreed.training.state import EpochResult
 logger = logging.getLogger(__name__)
 
 _SILENCE_S = 30.0
+_SHOWN = 5
 
 
 class Quietly:
@@ -44,14 +45,22 @@ class Console:
 
     Args:
         epochs: of the job, at most.
+        corrupt: the images that could not be decoded so far, paths with reasons.
         terminal: draw bars; default: standard error is a terminal.
         clock: seconds.
     """
 
     def __init__(
-        self, epochs: int, *, terminal: bool | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        epochs: int,
+        *,
+        corrupt: Callable[[], Sequence[str]] = tuple,
+        terminal: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._epochs = epochs
+        self._corrupt = corrupt
+        self._told = 0
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
         self._clock = clock
         self._bar: tqdm[Never] | None = None
@@ -99,10 +108,17 @@ class Console:
             )
 
     def on_pass_end(self, phase: Phase) -> None:
-        """Removes the bar, so that log lines stand on lines of their own."""
+        """Removes the bar, so that log lines stand on lines of their own; says what could not be decoded, once."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+        corrupt = self._corrupt()
+        # A pass that was cut short by too many of them ends in an error that says so.
+        if len(corrupt) > self._told and self._done >= self._batches:
+            new, self._told = corrupt[self._told :], len(corrupt)
+            number = "1 image" if len(new) == 1 else f"{len(new)} images"
+            more = "; ..." if len(new) > _SHOWN else ""
+            logger.warning("%s left out, cannot be decoded: %s%s", number, "; ".join(new[:_SHOWN]), more)
 
     def on_epoch_end(self, result: EpochResult) -> None:
         """Prints the epoch's one metric line."""

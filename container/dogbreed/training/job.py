@@ -156,7 +156,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
         classes=len(splits.labels),
         criterion=SmoothedCrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing),
         compute=arithmetic,
-        observers=[Console(hyperparameters.epochs), watching] if watching else [],
+        observers=[Console(hyperparameters.epochs, corrupt=lambda: loop.corrupt.found), watching] if watching else [],
         corrupt=CorruptImages(sum(counts), hyperparameters.max_corrupt_fraction),
         stop_requested=lambda: stop_requested() or (watching is not None and watching.asks_to_stop),
         seed=hyperparameters.seed,

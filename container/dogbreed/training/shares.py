@@ -15,6 +15,8 @@ from dogbreed.training.sources import Splits, find_classes, find_splits
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = 5
+
 
 def find_shares(environment: TrainingEnvironment, hyperparameters: Hyperparameters, team: Team) -> tuple[Team, Splits]:
     """The samples of the job, or of this host where each has its own, and the team that knows which it is."""
@@ -29,7 +31,7 @@ def find_shares(environment: TrainingEnvironment, hyperparameters: Hyperparamete
     sharded = {name: channel.sharded for name, channel in channels.items()}
     if len(hosts.all) == 1 or not any(sharded.values()):
         splits = find()
-        _log_splits(splits, speaks=team.leads)
+        _log_splits(replace(splits, notes=(*splits.notes, *_unvalidated(splits))), speaks=team.leads)
         _check_same_data(team, splits, hosts.current)
         return team, splits
     splits = find(classes=set().union(*team.gather(find_classes(folders))))
@@ -66,6 +68,19 @@ def _check_same_data(team: Team, splits: Splits, host: str) -> None:
                 f"hosts {first_host} and {other_host} have different training images; give every host all of the data "
                 f"(S3DataDistributionType=FullyReplicated), or all hosts parts of it (ShardedByS3Key)"
             )
+
+
+def _unvalidated(splits: Splits) -> tuple[str, ...]:
+    """A note on classes that validation does not know, of which a class of one image is one."""
+    missing = {sample.index for sample in splits.train} - {sample.index for sample in splits.validation}
+    if not missing:
+        return ()
+    names = [splits.labels.names[index] for index in sorted(missing)]
+    advice = "none is held out of a single image" if splits.held_out else "give it some"
+    return (
+        f"no validation image of {', '.join(names[:_SHOWN])}{' ...' if len(names) > _SHOWN else ''} ({len(names)} of "
+        f"{len(splits.labels)} classes): how well these are told is not measured; {advice}",
+    )
 
 
 def _log_splits(splits: Splits, *, speaks: bool) -> None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dogbreed.errors import DataError
-from dogbreed.imagefiles import Walk, objection_to_names, size_bytes
+from dogbreed.imagefiles import Walk, is_image_file, objection_to_names, size_bytes
 from dogbreed.labels import Labels
 from dogbreed.training.lists import Label, Listed, find_manifest, read_list
 
@@ -119,9 +119,9 @@ def find_splits(
     """
     if _has_lists(channels):
         return _find_listed(channels, validation_fraction, seed, classes)
-    folders = _split_folders(channels)
+    folders, doubled = _split_folders(channels)
     train_folder = folders["train"]
-    listing = _Listing(folders)
+    listing = _Listing(folders, doubled)
     if classes is None:
         labels = _read_labels(train_folder)
         train = listing.samples("train", labels)
@@ -153,7 +153,7 @@ def find_classes(channels: Mapping[str, Path]) -> set[Label]:
     """
     if _has_lists(channels):
         return {line.label for line in _read_split_list(_listed_channels(channels), "train") or ()}
-    return {Label(None, folder) for folder in _class_folders(_split_folders(channels)["train"])}
+    return {Label(None, folder) for folder in _class_folders(_split_folders(channels)[0]["train"])}
 
 
 def digest_files(samples: Sequence[Sample]) -> tuple[str, ...]:
@@ -210,8 +210,8 @@ def find_corrupt(samples: Sequence[Sample], problems: Iterable[str], *, parts: i
     return found
 
 
-def _split_folders(channels: Mapping[str, Path]) -> dict[str, Path]:
-    """Split name -> folder, from channels of these names or from one channel that holds them."""
+def _split_folders(channels: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
+    """Split -> folder, from channels named so or from one that holds folders named so; and notes on what is left."""
     data = {name: folder for name, folder in channels.items() if name not in OTHER_CHANNELS}
     train = next((data[name] for name in TRAIN_NAMES if name in data), None)
     if train is None and len(data) == 1:
@@ -232,7 +232,18 @@ def _split_folders(channels: Mapping[str, Path]) -> dict[str, Path]:
             if not found.is_dir():
                 raise DataError(f"the {split} channel's folder {found} does not exist or is not a folder")
             folders[split] = found
-    return folders
+    return folders, _doubled(data)
+
+
+def _doubled(found: Collection[str], suffix: str = "") -> list[str]:
+    """Notes on splits that are there under two names, of which one is taken."""
+    there = [[name + suffix for name in names if name + suffix in found] for names in _SPLITS.values()]
+    return [
+        f"{' and '.join(names)} are there for the same split: {names[0]} is taken, and nothing else; leave one, or put "
+        f"the images together"
+        for names in there
+        if len(names) > 1
+    ]
 
 
 def _read_labels(folder: Path) -> Labels:
@@ -264,14 +275,15 @@ class _Listing:
 
     Args:
         folders: split -> folder of its class folders.
+        notes: what is known already.
 
     Attributes:
         notes: sentences on what is not listed.
     """
 
-    def __init__(self, folders: Mapping[str, Path]) -> None:
+    def __init__(self, folders: Mapping[str, Path], notes: Iterable[str]) -> None:
         self._folders = folders
-        self.notes: list[str] = []
+        self.notes = list(notes)
 
     def samples(self, split: str, labels: Labels) -> tuple[Sample, ...]:
         """All image files below the class folders of a split, in a stable order.
@@ -285,6 +297,12 @@ class _Listing:
         walk = Walk(classes, (other for name, other in self._folders.items() if name != split))
         found = tuple(Sample(path, index) for index, of_class in enumerate(classes) for path in walk.images(of_class))
         _check_names(sample.path for sample in found)
+        hidden = [path.name for path in sorted(folder.iterdir()) if path.name.startswith(".") and _holds_images(path)]
+        if hidden:
+            self.notes.append(
+                f"{_some(hidden)} in {folder}: left out, because a name with a leading dot is that of no class; rename "
+                f"what is one"
+            )
         if walk.passed_over:
             self.notes.append(
                 f"{_some(walk.passed_over)} among the {split} images: passed over, because such a link leads to a "
@@ -309,6 +327,14 @@ class _Listing:
         if not samples:
             raise DataError(f"{folder} holds no images; give {split} images in one folder per class, or leave it out")
         return samples
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether images lie in what may be a folder."""
+    try:
+        return folder.is_dir() and any(map(is_image_file, folder.iterdir()))
+    except OSError:
+        return False
 
 
 def _check_links(folder: Path, classes: Sequence[Path]) -> None:
@@ -409,7 +435,8 @@ def _find_listed(channels: Mapping[str, Path], fraction: float, seed: int, class
     validation = splits.get("validation", ())
     if held_out:
         train, validation = _hold_out(train, len(labels), fraction, seed)
-    return Splits(labels, train, validation, splits.get("test"), fingerprint, held_out)
+    notes = (*_doubled(channels), *_doubled(channels, LIST_SUFFIX))
+    return Splits(labels, train, validation, splits.get("test"), fingerprint, held_out, notes)
 
 
 def _key(label: Label) -> int | str:

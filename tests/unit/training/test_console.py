@@ -55,3 +55,26 @@ def test_on_a_terminal_a_bar_shows_the_pass_and_is_gone_afterwards(
     console.on_pass_end(Phase.VALIDATION)
     assert "epoch 2/3 validation" in capsys.readouterr().err
     assert not caplog.messages
+
+
+def test_what_cannot_be_decoded_is_said_once_at_the_end_of_a_whole_pass(caplog: pytest.LogCaptureFixture) -> None:
+    corrupt: list[str] = []
+    console = Console(3, corrupt=lambda: corrupt, terminal=False)
+
+    def run(phase: Phase, *, found: int, batches: int = 2) -> None:
+        console.on_pass_start(phase, 1, 2)
+        corrupt.extend([f"{len(corrupt) + number}.jpg (why)" for number in range(found)])
+        for _ in range(batches):
+            console.on_batch(phase)
+        console.on_pass_end(phase)
+
+    run(Phase.TRAIN, found=1, batches=1)
+    assert not caplog.messages, "cut short, by an error that says so perhaps"
+    run(Phase.TRAIN, found=0)
+    run(Phase.TRAIN, found=0)
+    run(Phase.VALIDATION, found=7)
+    assert caplog.messages == [
+        "1 image left out, cannot be decoded: 0.jpg (why)",
+        "7 images left out, cannot be decoded: " + "; ".join(f"{number}.jpg (why)" for number in range(1, 6)) + "; ...",
+    ]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}

@@ -120,6 +120,33 @@ def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_learned(copy: Pa
             find_classes({"train": copy})
 
 
+def test_a_hidden_class_folder_is_left_out_and_named(copy: Path) -> None:
+    (copy / "train" / ".cache").mkdir()
+    assert find({"train": copy}).notes == ()
+    one = min(path for path in (copy / "train").iterdir() if path.is_dir() and not path.name.startswith("."))
+    shutil.copytree(one, copy / "train" / ".Poodle")
+    splits = find({"train": copy})
+    assert counts(splits) == (18, 9, 9)
+    (note,) = splits.notes
+    assert note.startswith(f".Poodle in {copy}/train: left out, because a name with a leading dot")
+
+
+def test_of_two_names_for_one_split_one_is_taken_and_the_other_named(
+    copy: Path, drawn_data: Path, tmp_path: Path, numbers: dict[str, str]
+) -> None:
+    shutil.copytree(copy / "valid", copy / "validation")
+    shutil.rmtree(next(path for path in (copy / "validation").iterdir() if path.is_dir()))
+    splits = find({"train": copy})
+    assert counts(splits) == (18, 6, 9)
+    (note,) = splits.notes
+    assert note.startswith("validation and valid are there for the same split: validation is taken, and nothing else")
+    lines = lines_of(drawn_data / "train", numbers)
+    channels = listed(drawn_data, tmp_path, lines, validation=lines_of(drawn_data / "valid", numbers))
+    assert find(channels).notes == ()
+    (note,) = find({**channels, "val_lst": channels["validation_lst"]}).notes
+    assert note.startswith("validation_lst and val_lst are there for the same split")
+
+
 def test_the_fingerprint_changes_with_the_data(copy: Path) -> None:
     before = find({"train": copy}).fingerprint
     assert find({"train": copy}).fingerprint == before
