@@ -24,7 +24,7 @@ _SHOWN = 5
 
 
 class Quietly:
-    """Observer that passes on how far a pass is, and says nothing of fits and epochs: for what comes before the training."""
+    """Observer that passes on how far a pass is, and nothing of fits and epochs: for what comes before the training."""
 
     def __init__(self, observer: Observer) -> None:
         self.on_pass_start = observer.on_pass_start
