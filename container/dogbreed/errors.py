@@ -6,7 +6,8 @@
     │   ├── HyperparameterError  a name or a value is not allowed
     │   ├── DataError            a channel, a class folder or an image
     │   ├── WeightsError         pretrained weights are missing, unreadable or of another network
-    │   └── BundleError          the model directory does not hold a bundle that this version reads
+    │   ├── BundleError          the model directory does not hold a bundle that this version reads
+    │   └── OutputError          a folder for results cannot be written, or its disk is full
     └── RequestError             the client's request is wrong, or cannot be taken now; owns its HTTP status
 
 Knows no other module. An exception outside this tree is a fault of ours: a job keeps its traceback in the log, a
@@ -42,6 +43,10 @@ class WeightsError(JobError):
 
 class BundleError(JobError):
     """The model directory does not hold a bundle that this version can read."""
+
+
+class OutputError(JobError):
+    """A folder for results cannot be written to, or its disk is full."""
 
 
 class RequestError(DogbreedError):

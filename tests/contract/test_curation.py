@@ -226,3 +226,14 @@ def test_what_cannot_be_used_is_one_sentence(
     assert message in said
     assert "\n" not in said
     assert not (tmp_path / "found").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_work(
+    planted: Planted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [str(planted.folder), "--model", str(save_bundle(tmp_path / "model")), "--cache", str(tmp_path / "cache")]
+    (tmp_path / "text.pth").write_text("-")
+    assert command.main([*asked, "--output", str(tmp_path / "text.pth")]) == 1
+    said = capsys.readouterr().err
+    assert said == f"{tmp_path / 'text.pth'} cannot be written to: it is no folder; name another folder with --output\n"
+    assert not (tmp_path / "cache").exists()

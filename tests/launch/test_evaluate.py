@@ -212,6 +212,34 @@ def test_answers_of_nothing_are_an_error(launch: Launch, here: Path, data: Path)
     assert "(Horse 0, Horse 1, Horse 2, ...) is a class that the model knows (Akita, Beagle, Pug, ...)" in ended.err
 
 
+def test_a_folder_that_cannot_be_written_is_noticed_before_anybody_is_asked(
+    launch: Launch, here: Path, data: Path
+) -> None:
+    launch.aws = endpoint(lambda _: [0.8, 0.1, 0.1])
+    (here / "text.pth").write_text("-")
+    ended = launch("evaluate", str(data), "--endpoint", "dogs", "--output", "text.pth")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        "launch.py evaluate: text.pth cannot be written to: it is no folder; name another folder with --output\n"
+    )
+    assert launch.aws.calls == []
+    # Of the second model as well, whose folder stands beside that of the first.
+    model = save_bundle(here / "model", 1)
+    (here / f"found-against-{models.find(model).name}").write_text("-")
+    ended = launch("evaluate", str(data), "--endpoint", "dogs", "--output", "found", "--against", str(model))
+    assert (ended.code, ended.out) == (2, "")
+    assert "cannot be written to: it is no folder" in ended.err
+    assert launch.aws.calls == []
+
+
+def test_answers_that_cannot_be_written_are_one_sentence(launch: Launch, here: Path, data: Path) -> None:
+    launch.aws = endpoint(lambda _: [0.8, 0.1, 0.1])
+    (here / "found" / "answers.csv").mkdir(parents=True)
+    ended = launch("evaluate", str(data), "--endpoint", "dogs", "--output", "found")
+    assert (ended.code, ended.out) == (1, "")
+    assert "the answers to 13 images cannot be written into found: Is a directory; make room there" in ended.err
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

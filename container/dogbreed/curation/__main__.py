@@ -12,8 +12,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dogbreed.errors import DogbreedError
+from dogbreed.errors import DogbreedError, OutputError
+
+if TYPE_CHECKING:
+    from dogbreed.curation.finds import Curation
 
 _DEFAULT_OUTPUT = Path("build", "curation")
 
@@ -30,18 +34,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the folds (default %(default)s)")
     chosen = parser.parse_args(arguments)
     # Here, so that a bad option is reported at once.
-    from dogbreed import logs
-    from dogbreed.curation import page
+    from dogbreed import logs, outputs
     from dogbreed.environment import available_cpus
     from dogbreed.training.curating import of_folder
 
     logs.configure()
     threads = available_cpus()
     try:
+        outputs.prove(chosen.output)
         with tempfile.TemporaryDirectory(prefix="dogbreed-curation-") as scratch:
             cache = chosen.cache or Path(scratch)
             found = of_folder(chosen.folder, chosen.model, cache=cache, seed=chosen.seed, threads=threads)
-        written = page.write(found, chosen.output, threads=threads)
+        written = _write(found, chosen.output, threads)
     except (DogbreedError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -50,6 +54,18 @@ def main(arguments: Sequence[str]) -> int:
         print(note)
     print(written)
     return 0
+
+
+def _write(found: Curation, folder: Path, threads: int) -> Path:
+    from dogbreed.curation import page
+
+    try:
+        return page.write(found, folder, threads=threads)
+    except OSError as error:
+        raise OutputError(
+            f"the finds cannot be written into {folder}: {error.strerror}; make room there, or name another folder "
+            f"with --output"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from dogbreed import outputs
+from dogbreed.errors import OutputError
 from dogbreed.evaluation import answers
 from dogbreed.evaluation.answers import ResultError, Row, Run
 from scripts.launcher import arguments as types
@@ -117,31 +119,43 @@ def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
 def run(calls: Sequence[Call], context: Context) -> int:
     """Asks, writes what was answered, and has the page made of it."""
     arguments = context.arguments
-    if arguments.results is not None:
-        folder: Path = arguments.results
-    else:
+    name, target = ("", "") if arguments.results is not None else _named(arguments)
+    folder: Path = arguments.results or arguments.output or _RESULTS / name
+    written = [] if arguments.results is not None else [folder]
+    other = None if arguments.against is None else _results_of(arguments.against)
+    against = None if arguments.against is None or other is not None else models.find(Path(arguments.against))
+    if against is not None:
+        other = _folder_of_other(against, arguments, folder)
+        written.append(other)
+    # Before anybody is asked: the answers would be lost.
+    for one in written:
+        _prove(one)
+    if arguments.results is None:
         own = [call for call in calls if not call.parameters.get("Url", "").startswith(_OTHER)]
-        name, target = _named(arguments)
-        folder = arguments.output or _RESULTS / name
         with _address(models.find(arguments.model) if arguments.model else None, context) as url:
             _ask(_sent_to(own, url), context, folder, name=name, target=target)
-    other = None
-    if arguments.against is not None:
-        other = _results_of(arguments.against) or _ask_other(calls, context, folder)
+    if against is not None and other is not None:
+        others = [call for call in calls if call.parameters.get("Url", "").startswith(_OTHER)]
+        with _address(against, context) as url:
+            _ask(_sent_to(others, url), context, other, name=against.name, target=f"the bundle {against.path}")
     return _show(folder, other, context)
 
 
-def _ask_other(calls: Sequence[Call], context: Context, first: Path) -> Path:
-    """The results of the bundle that --against names."""
-    model = models.find(Path(context.arguments.against))
-    name = model.name
-    folder = _RESULTS / name if context.arguments.output is None else first.with_name(f"{first.name}-against-{name}")
+def _folder_of_other(model: models.Model, arguments: argparse.Namespace, first: Path) -> Path:
+    """Where the answers of the bundle that --against names go, when those of the first go to ``first``."""
+    folder = (
+        _RESULTS / model.name if arguments.output is None else first.with_name(f"{first.name}-against-{model.name}")
+    )
     if folder == first:
         raise SettingError(f"--against {model.path} is the very model that it is to be compared with")
-    with _address(model, context) as url:
-        others = [call for call in calls if call.parameters.get("Url", "").startswith(_OTHER)]
-        _ask(_sent_to(others, url), context, folder, name=name, target=f"the bundle {model.path}")
     return folder
+
+
+def _prove(folder: Path) -> None:
+    try:
+        outputs.prove(folder)
+    except OutputError as error:
+        raise SettingError(str(error)) from error
 
 
 def _own_address(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
@@ -246,7 +260,14 @@ def _ask(calls: Sequence[Call], context: Context, folder: Path, *, name: str, ta
     folders = dict.fromkeys(image.folder for image in images)
     unknown = tuple(one for one in folders if labelled.known_as(one, labels) is None)
     started = context.settings.now.isoformat()
-    answers.write(Run(name, target, str(data.resolve()), started, seconds, parallel, labels, unknown), rows, folder)
+    asked = Run(name, target, str(data.resolve()), started, seconds, parallel, labels, unknown)
+    try:
+        answers.write(asked, rows, folder)
+    except OSError as error:
+        raise OutcomeError(
+            f"the answers to {len(rows)} images cannot be written into {folder}: {error.strerror}; make room there, or "
+            f"name another folder with --output"
+        ) from error
 
 
 def _demand_answers(rows: Sequence[Row], labels: Sequence[str], data: Path) -> None:
