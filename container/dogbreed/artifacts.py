@@ -10,10 +10,12 @@ would misread a new bundle; an unknown version is refused.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +30,7 @@ from dogbreed import backbones
 from dogbreed.backbones import Classifier, HeadSpec
 from dogbreed.calibration import Calibration, Familiarity
 from dogbreed.engines.agreement import Agreement
-from dogbreed.errors import BundleError, DogbreedError
+from dogbreed.errors import BundleError, DogbreedError, OutputError
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import PreprocessSpec
 
@@ -119,14 +121,20 @@ def save(bundle: Bundle, directory: Path) -> None:
     """Writes the bundle; a reader sees the old one or the new one, because bundle.json is replaced last.
 
     Raises:
-        OSError: the directory cannot be written.
+        OutputError: the directory cannot be written, or its disk is full; nothing is left of the file that failed.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in bundle.weights.items()})
-    document = _document(bundle, weights)
-    _replace(directory / WEIGHTS_FILE, weights)
-    _replace(directory / CARD_FILE, _card(bundle).encode())
-    _replace(directory / BUNDLE_FILE, (json.dumps(document, indent=2) + "\n").encode())
+    files = {
+        WEIGHTS_FILE: weights,
+        CARD_FILE: _card(bundle).encode(),
+        BUNDLE_FILE: (json.dumps(_document(bundle, weights), indent=2) + "\n").encode(),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            _replace(directory / name, data)
+    except OSError as error:
+        raise OutputError(_why_not(directory, sum(map(len, files.values())), error)) from error
 
 
 def load(directory: Path) -> Bundle:
@@ -277,11 +285,26 @@ def _number(name: str, value: object, low: float, high: float) -> float:
 def _replace(file: Path, data: bytes) -> None:
     """Writes a whole file or none: temporary name on the same file system, sync, rename."""
     partial = file.with_name(f".{file.name}.partial")
-    with partial.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)
+    try:
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    except OSError:
+        # It would become part of model.tar.gz, and the failure file may need its room.
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _why_not(directory: Path, needed_bytes: int, error: OSError) -> str:
+    """Why a bundle of so many bytes is not in a directory, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free_bytes = shutil.disk_usage(directory).free
+        return (
+            f"the disk of {directory} is full: the model needs {needed_bytes} bytes, {free_bytes} are free; make room"
+        )
+    return f"the model cannot be written into {directory}: {error.strerror}; let this process write there"
 
 
 def _card(bundle: Bundle) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -329,6 +330,53 @@ def test_a_cache_folder_that_cannot_be_written(
     in_process.hyperparameters({**QUICK, "trainable": "head"})
     in_process.channels(train=drawn_data)
     fails(in_process, "the outputs of the frozen part cannot be stored in")
+
+
+def full_from(save: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full for the bundle that is saved then, and from then on."""
+    saved = 0
+    replace = artifacts._replace
+
+    def fill(file: Path, data: bytes) -> None:
+        nonlocal saved
+        saved += file.name == artifacts.WEIGHTS_FILE
+        if saved >= save:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(file, data)
+
+    monkeypatch.setattr(artifacts, "_replace", fill)
+
+
+def test_a_full_disk_at_the_end_is_one_sentence_and_the_checkpoint_survives(
+    in_process: OptMl,
+    drawn_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    in_process.hyperparameters({**QUICK, "checkpoint-seconds": "0"})
+    in_process.channels(train=drawn_data)
+    in_process.write("checkpointconfig.json", {"LocalPath": str(tmp_path / "checkpoints")})
+    with monkeypatch.context() as patched:
+        full_from(1, patched)
+        fails(in_process, f"the disk of {in_process.model} is full: the model needs ")
+    assert "make room and start the job again: it goes on from its last checkpoint" in in_process.failure.read_text()
+    assert "Traceback" not in "".join(capfd.readouterr())
+    in_process.failure.unlink()
+    assert job.main() == 0
+    assert "going on from" in "".join(capfd.readouterr())
+    assert artifacts.load(in_process.model).metrics["test_accuracy"] >= 0
+
+
+def test_a_disk_that_is_full_after_the_test_costs_its_score_and_not_the_job(
+    in_process: OptMl, drawn_data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    in_process.hyperparameters(QUICK)
+    in_process.channels(train=drawn_data)
+    full_from(2, monkeypatch)
+    assert job.main() == 0
+    assert "the bundle stays without what was learnt after training: the disk of" in "".join(capfd.readouterr())
+    assert "test_accuracy" not in artifacts.load(in_process.model).metrics
 
 
 def test_a_rule_that_stop_on_names_ends_the_job_with_its_bundle(in_process: OptMl, drawn_data: Path) -> None:

@@ -5,8 +5,11 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
+import shutil
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from dogbreed.artifacts import Bundle
 from dogbreed.backbones import HeadSpec
 from dogbreed.calibration import Calibration, Familiarity
 from dogbreed.engines.agreement import Agreement
-from dogbreed.errors import BundleError
+from dogbreed.errors import BundleError, OutputError
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import PreprocessSpec
 
@@ -224,10 +227,23 @@ def test_a_disk_that_fills_up_leaves_the_older_bundle(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1234))
+    with pytest.raises(OutputError) as raised:
         artifacts.save(make_bundle(seed=1), saved)
+    needed = sum(file.stat().st_size for file in saved.iterdir())
+    (found,) = re.findall(
+        f"^the disk of {saved} is full: the model needs ([0-9]+) bytes, 1234 are free; make room$", str(raised.value)
+    )
+    assert int(found) == pytest.approx(needed, rel=0.01)
+    assert sorted(file.name for file in saved.iterdir()) == ["MODEL_CARD.md", "bundle.json", "model.safetensors"]
     after = artifacts.load(saved)
     assert all(torch.equal(after.weights[name], tensor) for name, tensor in before.weights.items())
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("-")
+    with pytest.raises(OutputError, match=r"file/model: Not a directory; let this process write there$"):
+        artifacts.save(make_bundle(), tmp_path / "file" / "model")
 
 
 def test_the_document_is_replaced_last(saved, monkeypatch):

@@ -34,7 +34,7 @@ from dogbreed.environment import (
     read_training_environment,
     write_failure,
 )
-from dogbreed.errors import ConfigurationError, DogbreedError
+from dogbreed.errors import ConfigurationError, DogbreedError, OutputError
 from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.insight.report import JobRecord
 from dogbreed.preprocessing import PreprocessSpec
@@ -180,7 +180,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
         bundle = _bundle(taught, model, splits, spec, facts)
         # Saved before the test: a stop or a fault from here on costs a number, not the model.
         if team.leads:
-            artifacts.save(bundle, environment.paths.model)
+            _save(bundle, environment)
             _write_search(environment, taught)
         outputs = curating.Outputs()
         known = _validated(taught)
@@ -200,7 +200,7 @@ def run(environment: TrainingEnvironment, team: Team, stop_requested: Callable[[
             )
             bundle = replace(bundle, agreements=found)
         if team.leads:
-            artifacts.save(bundle, environment.paths.model)
+            _save_again(bundle, environment)
         known |= {
             "metrics": bundle.metrics,
             "facts": bundle.facts,
@@ -244,6 +244,25 @@ def _bundle(
         calibration=taught.fitted.calibration,
         familiarity=taught.fitted.familiarity,
     )
+
+
+def _save(bundle: Bundle, environment: TrainingEnvironment) -> None:
+    """Writes the bundle; raises OutputError where that cannot be."""
+    try:
+        artifacts.save(bundle, environment.paths.model)
+    except OutputError as error:
+        reason = f"{error} and start the job again: it goes on from its last checkpoint, where it has a folder for them"
+        # Now: it may be the same disk, and the report of a job that failed would take what room there is.
+        write_failure(environment.paths, reason)
+        raise OutputError(reason) from error
+
+
+def _save_again(bundle: Bundle, environment: TrainingEnvironment) -> None:
+    """Replaces the bundle by one that knows more; where that cannot be written, the one of before stays."""
+    try:
+        artifacts.save(bundle, environment.paths.model)
+    except OutputError as error:
+        logger.warning("the bundle stays without what was learnt after training: %s", error)
 
 
 def _validated(taught: Taught) -> dict[str, Any]:
