@@ -18,7 +18,9 @@ fi
 # What a job can compute again; kept between jobs, as a warm pool keeps it.
 cache=$PWD/build/cache/features
 mkdir -p "$cache"
-"$python" local_test/stage.py "$ml" --data "${DATA:-}" --weights "${WEIGHTS:-}" --hp "${HP:-}"
+# Ctrl-C would be a traceback of Python's own start; what is laid out in a moment may as well be whole.
+trap 'echo interrupted >&2; exit 130' INT
+(trap '' INT; exec "$python" local_test/stage.py "$ml" --data "${DATA:-}" --weights "${WEIGHTS:-}" --hp "${HP:-}")
 # As the image sets it: torch's threads leave the cores to the loader's processes while they wait.
 export OMP_WAIT_POLICY=PASSIVE
 # exec: a signal to this script is a signal to the job.

@@ -21,7 +21,10 @@ if sys.version_info < (3, 11) or not all(find_spec(name) for name in _LIBRARIES)
 sys.dont_write_bytecode = True  # nothing is written in the checkout
 sys.path[:0] = [str(_REPOSITORY), str(_REPOSITORY / "container")]
 
-from scripts.launcher.cli import main  # noqa: E402  found by the line above
+from dogbreed import stops  # noqa: E402  found by the line above
+
+with stops.leaving_on_interrupt():
+    from scripts.launcher.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dogbreed import collector
+from dogbreed import collector, stops
 from dogbreed.deferred import defer_compiler
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit code; 2 for a command that does not exist."""
+    stops.leave_on_stops()
     # Before anything that imports torchvision.
     defer_compiler()
     collector.pause()  # whoever is called resumes

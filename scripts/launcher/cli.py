@@ -63,9 +63,11 @@ def main(
     Returns:
         0, 1 when something failed, 2 for arguments that cannot be used, 130 after Ctrl-C.
     """
-    arguments = _parse(argv)
-    command: ModuleType = arguments.module
+    name = ""
     try:
+        arguments = _parse(argv)
+        command: ModuleType = arguments.module
+        name = f" {arguments.command}"
         settings = settings_module.read_settings(arguments, environ, configured_region=configured_region())
         calls = command.plan(arguments, settings)
         if arguments.dry_run:
@@ -78,7 +80,7 @@ def main(
         sys.stdout.flush()
         return code
     except LaunchError as error:
-        print(f"launch.py {arguments.command}: {error}", file=sys.stderr)
+        print(f"launch.py{name}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
