@@ -211,7 +211,7 @@ def test_of_a_single_folder_every_image_is_looked_at(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere", "--model", "MODEL"), "the train channel's folder nowhere does not exist or is not a folder"),
+        (("nowhere", "--model", "MODEL"), "nowhere is not a folder; name one that holds train, valid and test"),
         (("DATA", "--model", "nowhere"), "nowhere"),
         (("DATA/train/class0", "--model", "MODEL"), "must hold one folder per class, at least two"),
     ],

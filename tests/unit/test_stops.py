@@ -53,6 +53,19 @@ def test_ctrl_c_during_the_imports_of_the_launcher(module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+@pytest.mark.parametrize("module", ["dogbreed.logs", "dogbreed.training.curating"])
+def test_ctrl_c_ends_curation_and_leaves_nothing(module: str, tmp_path: Path) -> None:
+    stop_at = STOP_AT.format(
+        module=module, number=int(signal.SIGINT), argv=["curation", "photos", "--model", "model", "--output", "found"]
+    )
+    done = run(
+        f"import os\nos.chdir({str(tmp_path)!r})\n{stop_at}runpy.run_module('dogbreed.curation', run_name='__main__')",
+        {"TMPDIR": str(tmp_path)},
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_ignored_stays_ignored() -> None:
     done = run(
         "import os\nfrom dogbreed import stops\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nstops.leave_on_stops()\n"

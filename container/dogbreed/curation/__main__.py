@@ -8,13 +8,16 @@ into the folder that --output names, and prints what was found. Changes nothing 
 from __future__ import annotations
 
 import argparse
+import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dogbreed.errors import DogbreedError, OutputError
+from dogbreed import stops
+from dogbreed.errors import DataError, DogbreedError, OutputError
 
 if TYPE_CHECKING:
     from dogbreed.curation.finds import Curation
@@ -23,7 +26,10 @@ _DEFAULT_OUTPUT = Path("build", "curation")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the exit code: 0, 1 for a folder or a bundle that cannot be used, 2 for a wrong command line."""
+    """Returns the exit code: 0, 1 for a folder or a bundle that cannot be used, 2 for a wrong command line.
+
+    Ctrl-C ends the process with 130.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m dogbreed.curation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -33,6 +39,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the features there, for the next time")
     parser.add_argument("--seed", type=int, default=0, help="of the folds (default %(default)s)")
     chosen = parser.parse_args(arguments)
+    with (
+        tempfile.TemporaryDirectory(prefix="dogbreed-curation-") as scratch,
+        # Threads may be anywhere in native code, so that the end is not left to an exception.
+        stops.leaving_on_interrupt(lambda: shutil.rmtree(scratch, ignore_errors=True)),
+    ):
+        return _run(chosen, Path(scratch))
+
+
+def _run(chosen: argparse.Namespace, scratch: Path) -> int:
     # Here, so that a bad option is reported at once.
     from dogbreed import logs, outputs
     from dogbreed.environment import available_cpus
@@ -41,10 +56,12 @@ def main(arguments: Sequence[str]) -> int:
     logs.configure()
     threads = available_cpus()
     try:
+        if not chosen.folder.is_dir():
+            raise DataError(
+                f"{chosen.folder} is not a folder; name one that holds train, valid and test, or one folder per class"
+            )
         outputs.prove(chosen.output)
-        with tempfile.TemporaryDirectory(prefix="dogbreed-curation-") as scratch:
-            cache = chosen.cache or Path(scratch)
-            found = of_folder(chosen.folder, chosen.model, cache=cache, seed=chosen.seed, threads=threads)
+        found = of_folder(chosen.folder, chosen.model, cache=chosen.cache or scratch, seed=chosen.seed, threads=threads)
         written = _write(found, chosen.output, threads)
     except (DogbreedError, OSError) as error:
         print(error, file=sys.stderr)
@@ -69,4 +86,5 @@ def _write(found: Curation, folder: Path, threads: int) -> Path:
 
 
 if __name__ == "__main__":
+    stops.leave_on(signal.SIGINT, "interrupted", stops.INTERRUPTED)
     sys.exit(main(sys.argv[1:]))
