@@ -229,6 +229,10 @@ def _read_document(file: Path) -> dict[str, Any]:
             f"{file.parent} holds no {BUNDLE_FILE} (found: {', '.join(held) or 'nothing'}); train a model first, or "
             f"unpack model.tar.gz there"
         ) from None
+    except NotADirectoryError:
+        raise BundleError(
+            f"{file.parent} is no folder; give the one that holds {BUNDLE_FILE}, or unpack model.tar.gz into one"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{file} cannot be read as JSON: {error}") from error
     found = document.get("schema_version") if isinstance(document, dict) else None

@@ -303,6 +303,12 @@ def test_a_folder_without_a_bundle_is_refused(tmp_path):
     assert "holds no bundle.json (found: nothing)" in refusal(tmp_path / "absent")
 
 
+def test_a_file_in_the_place_of_a_bundle_is_refused(tmp_path):
+    (tmp_path / "model.tar.gz").write_text("-")
+    advice = "give the one that holds bundle.json, or unpack model.tar.gz into one"
+    assert refusal(tmp_path / "model.tar.gz") == f"{tmp_path / 'model.tar.gz'} is no folder; {advice}"
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"schema_version": 1', b"\xff\xfe"])
 def test_a_document_that_is_not_json_is_refused(saved, content):
     (saved / "bundle.json").write_bytes(content)
