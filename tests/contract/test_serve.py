@@ -220,6 +220,24 @@ def test_sigterm_while_the_model_loads_exits_with_0(starting: Callable[..., Serv
     assert server.stop() == 0
     assert "Traceback" not in server.log
     assert "Fatal" not in server.log
+    assert_left_quietly(server)
+
+
+def test_ctrl_c_while_the_model_loads_exits_with_0(starting: Callable[..., Server], tmp_path: Path) -> None:
+    save_bundle(tmp_path)
+    server = starting()
+    server.wait_for_log("loading the model")
+    # A terminal tells all processes, and gunicorn's first one the others once more.
+    os.kill(int(re.search(r"Booting worker with pid: (\d+)", server.log).group(1)), signal.SIGINT)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(PATIENCE_S) == 0
+    assert "Traceback" not in server.log
+    assert_left_quietly(server)
+
+
+def assert_left_quietly(server: Server) -> None:
+    for trouble in ("FATAL", "terminate called", "was sent SIG", "exited with code"):
+        assert trouble not in server.log
 
 
 def test_a_killed_worker_is_replaced(starting: Callable[..., Server], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import shutil
 import socket
 import struct
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -268,6 +269,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         # Workers share the CPUs.
         self._slots = max(1, environment.cpus // self._workers)
         self._model: ModelLifecycle | None = None
+        self._loading: threading.Thread | None = None
         self.board = Board()
         self._threads = self._slots + _GATHERED + environment.max_waiting + _SPARE_THREADS
         super().__init__(prog="dogbreed")
@@ -275,6 +277,10 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def is_ready(self) -> bool:
         """Whether this worker can predict now; asked by `Worker`. One of many models is ready for any."""
         return self._environment.multi_model or (self._model is not None and self._model.status() is None)
+
+    def is_loading(self) -> bool:
+        """Whether a thread of this worker may be in native code that loads the model; asked by `Worker`."""
+        return self._loading is not None and self._loading.is_alive()
 
     def load_config(self) -> None:
         """Called by gunicorn, at the start and on SIGHUP."""
@@ -299,6 +305,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "when_ready": _limit_stalls,
             "pre_fork": self._give_gpu,
             "post_fork": _show_gpu,
+            "worker_exit": self._leave,
             "child_exit": self._forget,
             "on_exit": self._clean_up,
         }
@@ -346,7 +353,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             return predictor
 
         self._model = ModelLifecycle(load, stuck_after_s=float(self._environment.request_timeout_s))
-        self._model.start()
+        self._loading = self._model.start()
         return self._model
 
     def _several_models(self, metrics: Metrics) -> ModelRegistry:
@@ -369,6 +376,18 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         if len(self._gpus) > 1:
             given = Counter(other.gpu for other in arbiter.WORKERS.values())
             worker.gpu = min(self._gpus, key=lambda gpu: given[gpu])
+
+    def _leave(self, _arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
+        """Called by gunicorn as the last thing in a worker that ends, and in the first process of one that is gone.
+
+        While the model loads, a thread is in torch's native code. Python would take the interpreter away from under
+        it, and the process would end by SIGABRT or SIGSEGV. Files that a worker has are unlinked or closed by now.
+        """
+        if worker.pid == os.getpid() and self.is_loading():
+            logging.shutdown()
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(_exit_code(sys.exc_info()[1]))
 
     def _forget(self, _arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
         """Called by gunicorn when a worker has ended, however it did."""
@@ -411,6 +430,13 @@ def _show_gpu(_arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has
     if worker.gpu is not None:
         show_gpu(worker.gpu)
         _LOGGER.info("process %d uses GPU %s", worker.pid, worker.gpu)
+
+
+def _exit_code(error: BaseException | None) -> int:
+    """What Python would make of the exception that ends a process."""
+    if error is None or (isinstance(error, SystemExit) and error.code is None):
+        return 0
+    return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
 
 
 def _limit_stalls(arbiter: Any) -> None:  # noqa: ANN401  gunicorn has no types

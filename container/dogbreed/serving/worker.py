@@ -34,6 +34,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from types import FrameType
 from typing import Any
 
 from gunicorn.http import get_parser
@@ -96,7 +97,8 @@ class _Unread:
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """Asks before it takes connections and requests.
 
-    gunicorn's application, `self.app`, has `board` and `is_ready`; what it loads, `self.wsgi`, is an `app.App`.
+    gunicorn's application, `self.app`, has `board`, `is_ready` and `is_loading`; what it loads, `self.wsgi`, is an
+    `app.App`.
 
     Attributes:
         gpu: the only one that it uses, as CUDA_VISIBLE_DEVICES names it; None is any.
@@ -124,6 +126,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         self._stopped, self._stops = socket.socketpair()
         super().init_process()
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by gunicorn in the middle of whatever runs, for SIGINT and SIGQUIT: ends the worker now.
+
+        gunicorn does so by an exception. Ctrl-C is a signal from the terminal and one from the first process: of two
+        exceptions in the middle of a start one ends it in a traceback, and the first process takes it for a failure.
+        Nothing is lost with the process: its log is written line by line, its file is unlinked.
+        """
+        if not self.booted or self.app.is_loading():
+            os._exit(0)
+        super().handle_quit(sig, frame)
 
     def accept(self, listener: Any) -> None:  # noqa: ANN401  gunicorn has no types
         """Called by gunicorn's loop when connections wait, again and again until somebody has taken them."""
