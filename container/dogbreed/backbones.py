@@ -12,6 +12,7 @@ import copy
 import math
 import re
 import socket
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ _CLASSIFIER_NAMES = ("fc", "classifier", "heads", "head")
 # DenseNet files of before 2018 name sub-layers `norm.1`; a dot is not allowed in a module name any more.
 _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
 _HUB_TIMEOUT_S = 20.0
+# The first bytes of what torch.save writes: today, and until torch 1.6.
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_GIVE = "give a state dict saved by torch.save(model.state_dict(), FILE), or a safetensors file"
 # Groups of layers with a learning rate of their own, beside the head: as many as ViT-B's blocks and its embedding.
 # ConvNeXt's authors put their deeper networks into twelve too (Liu et al. 2022, A ConvNet for the 2020s, appendix A.2),
 # so that one decay per group means much the same for all networks.
@@ -561,19 +565,46 @@ def _read_state_dict(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             found: object = safetensors.torch.load_file(file)
         else:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of pickles, whose refusal is told below
+                found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the archive or the unpickler meets
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(
-            f"{file.name} cannot be read as weights ({first_line[:200]}); give a state dict saved by torch.save, or a "
-            f"safetensors file"
-        ) from error
+        raise WeightsError(f"{file.name} cannot be read as weights: {_why_unreadable(file, error)}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise WeightsError(f"{file.name} holds {type(found).__name__} instead of a state dict (name -> tensor)")
+        others = {type(value).__name__ for value in found.values()} - {"Tensor"} if isinstance(found, dict) else set()
+        kind = f"dict of {', '.join(sorted(others))}" if others else type(found).__name__
+        raise WeightsError(f"{file.name} holds {kind} instead of a state dict (name -> tensor); {_GIVE}")
+    lost = [name for name, value in found.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if lost:
+        raise WeightsError(
+            f"{file.name} holds numbers that are not finite, in {len(lost)} of {len(found)} tensors, first {lost[0]}: "
+            f"they are of a training that diverged, or damaged; give other weights"
+        )
     return {_modern_key(str(key)): value for key, value in found.items()}
+
+
+def _why_unreadable(file: Path, error: Exception) -> str:
+    """What is wrong with a file of weights by its first bytes and its reader's error, and what to do."""
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}; {_GIVE}"
+    if file.stat().st_size == 0:
+        return f"it is empty; {_GIVE}"
+    if file.suffix == ".safetensors":
+        return f"it is no whole safetensors file ({error}); copy it again, or {_GIVE}"
+    with file.open("rb") as stream:
+        start = stream.read(len(_ZIP))
+    zipped, pickled = start == _ZIP, start.startswith(_PICKLE)
+    if (zipped or pickled) and isinstance(error, UnpicklingError):
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        return (
+            f"it is a pickle of more than tensors{f' ({named[1]})' if named else ''}, and reading that can run code, "
+            f"which is not done; {_GIVE}"
+        )
+    if zipped or (pickled and isinstance(error, EOFError | RuntimeError | IndexError)):
+        return "it is cut off or damaged; copy it again, in whole"
+    return f"it is no file that torch.save has written; {_GIVE}"
 
 
 def _modern_key(key: str) -> str:

@@ -1,5 +1,6 @@
 """Networks by name, what learns in them, and where pretrained weights come from. Nothing here uses the network."""
 
+import pickle
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -358,21 +359,47 @@ def test_keys_of_old_densenet_files_are_brought_up_to_date(tmp_path):
     assert found.keys() == names
 
 
-def test_a_file_that_is_no_archive_is_refused(tmp_path):
-    for suffix in (".pth", ".safetensors"):
-        folder = tmp_path / suffix
-        folder.mkdir()
-        (folder / f"broken{suffix}").write_bytes(b"not weights at all")
-        message = refusal("tiny", channel=folder)
-        assert message.startswith(f"broken{suffix} cannot be read as weights (")
-        assert "give a state dict saved by torch.save, or a safetensors file" in message
-        assert "\n" not in message
+GIVE = "give a state dict saved by torch.save(model.state_dict(), FILE), or a safetensors file"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "why"),
+    [
+        (".pth", b"hello", "it is no file that torch.save has written"),
+        (".pt", b"", "it is empty"),
+        (".safetensors", b"not weights at all", "it is no whole safetensors file (Error while deserializing header: "),
+        (".safetensors", b"", "it is empty"),
+        (".pth", pickle.dumps({"a": 1}, protocol=4), "it is a pickle of more than tensors, and reading that can run"),
+    ],
+)
+def test_a_file_that_is_none_of_weights_is_refused(tmp_path, suffix, content, why):
+    (tmp_path / f"broken{suffix}").write_bytes(content)
+    message = refusal("tiny", channel=tmp_path)  # without a warning, which would be an error here
+    assert message.startswith(f"broken{suffix} cannot be read as weights: {why}")
+    assert message.endswith(GIVE)
+    assert "\n" not in message
 
 
 def test_a_truncated_file_is_refused(tmp_path, tiny):
-    file = save(tiny.state_dict(), tmp_path / "a.pth")
-    file.write_bytes(file.read_bytes()[:-200])
-    assert refusal("tiny", channel=tmp_path).startswith("a.pth cannot be read as weights (")
+    file = tmp_path / "a.pth"
+    for now in (True, False):
+        torch.save(tiny.state_dict(), file, _use_new_zipfile_serialization=now)
+        whole = file.read_bytes()
+        for kept in (len(whole) - 200, len(whole) // 2, 1000):
+            file.write_bytes(whole[:kept])
+            message = refusal("tiny", channel=tmp_path)
+            assert message == "a.pth cannot be read as weights: it is cut off or damaged; copy it again, in whole"
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path, tiny):
+    weights = tiny.state_dict()
+    name = next(iter(weights))
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    save(weights, tmp_path / "a.pth")
+    assert refusal("tiny", channel=tmp_path) == (
+        f"a.pth holds numbers that are not finite, in 1 of {len(weights)} tensors, first {name}: they are of a "
+        f"training that diverged, or damaged; give other weights"
+    )
 
 
 class Touch:
@@ -392,15 +419,19 @@ def test_a_pickle_that_carries_code_is_refused_and_not_run(tmp_path):
     torch.load(channel / "evil.pth", weights_only=False)
     assert ran.exists(), "the trap works"
     ran.unlink()
-    assert refusal("tiny", channel=channel).startswith("evil.pth cannot be read as weights (")
+    message = refusal("tiny", channel=channel)
+    assert message.startswith("evil.pth cannot be read as weights: it is a pickle of more than tensors (")
+    assert "weights_only" not in message
     assert not ran.exists()
 
 
-@pytest.mark.parametrize(("content", "kind"), [([1, 2], "list"), ({"epoch": 3}, "dict"), (torch.zeros(2), "Tensor")])
+@pytest.mark.parametrize(
+    ("content", "kind"), [([1, 2], "list"), ({"epoch": 3}, "dict of int"), (torch.zeros(2), "Tensor")]
+)
 def test_a_file_that_holds_something_else_is_refused(tmp_path, content, kind):
     save(content, tmp_path / "a.pth")
     message = refusal("tiny", channel=tmp_path)
-    assert message == f"a.pth holds {kind} instead of a state dict (name -> tensor)"
+    assert message == f"a.pth holds {kind} instead of a state dict (name -> tensor); {GIVE}"
 
 
 def test_of_two_files_the_one_named_like_the_model_counts(tmp_path):
