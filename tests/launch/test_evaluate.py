@@ -246,7 +246,12 @@ def test_answers_that_cannot_be_written_are_one_sentence(launch: Launch, here: P
         (("photos",), "one of the arguments --model --endpoint --url --api --results is required"),
         (("photos", "--model", "nowhere"), "nowhere is no model: there is nothing of that name"),
         (("photos", "--model", "photos"), "photos is no model: it holds 001.Akita, 002.Beagle, Zebra; give a folder"),
-        (("photos", "--model", "photos/001.Akita/0.jpg"), "cannot be read as model.tar.gz"),
+        (
+            ("photos", "--model", "photos/001.Akita/0.jpg"),
+            "0.jpg cannot be read as model.tar.gz: it is no tar archive, or",
+        ),
+        (("photos", "--model", "cut.tar.gz"), "cut.tar.gz cannot be read as model.tar.gz: it is no tar archive, or"),
+        (("photos", "--model", "bad.tar.gz"), "bad.tar.gz cannot be read as model.tar.gz: it is no tar archive, or"),
         (("--endpoint", "dogs"), "DATA is not given"),
         (("nowhere", "--endpoint", "dogs"), "DATA=nowhere is not a folder"),
         (("photos/Zebra", "--endpoint", "dogs"), "its images lie outside of class folders"),
@@ -259,9 +264,16 @@ def test_answers_that_cannot_be_written_are_one_sentence(launch: Launch, here: P
 def test_what_cannot_be_evaluated_is_refused(
     launch: Launch, here: Path, data: Path, argv: tuple[str, ...], message: str
 ) -> None:
+    with tarfile.open(here / "whole.tar.gz", "w:gz") as tar:
+        tar.add(data / "Zebra", "Zebra")
+    whole = (here / "whole.tar.gz").read_bytes()
+    (here / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    (here / "bad.tar.gz").write_bytes(whole[:20] + bytes(200) + whole[220:])
     ended = launch("evaluate", *argv)
     assert (ended.code, ended.out) == (2, "")
     assert message in ended.err
+    # Beside a line of usage, where the command line itself is wrong.
+    assert len(ended.err.splitlines()) == 1 + ended.err.startswith("usage: ")
 
 
 def test_a_class_folder_that_is_not_named_in_utf_8_is_refused_before_anything_is_asked(

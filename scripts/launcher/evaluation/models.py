@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,8 +157,12 @@ def _packed(archive: Path) -> bytes:
                     content = tar.extractfile(member)
                     if content is not None and member.size <= _MAX_DOCUMENT_BYTES:
                         return content.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise SettingError(f"{archive} cannot be read as model.tar.gz: {error}") from error
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "it is no tar archive, or is cut off"
+        raise SettingError(
+            f"{archive} cannot be read as model.tar.gz: {why}; give a folder with {_BUNDLE_FILE} in it, or the archive "
+            f"of a job"
+        ) from error
     raise SettingError(f"{archive} holds no {_BUNDLE_FILE}; give the model.tar.gz of a training job with this image")
 
 
@@ -165,5 +170,5 @@ def _unpack(archive: Path, folder: Path) -> None:
     """Unpacks files alone: the filter refuses links and paths that lead elsewhere."""
     try:
         archives.extract(archive, folder)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise OutcomeError(f"{archive} cannot be unpacked: {error}") from error
