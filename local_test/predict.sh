@@ -9,7 +9,12 @@ if [[ $# -ne 1 || -z $1 ]]; then
   exit 2
 fi
 photo=$1
-url=http://127.0.0.1:${PORT:-8080}/invocations
+port=${PORT:-8080}
+if [[ ! $port =~ ^[0-9]{1,5}$ ]] || ((10#$port < 1 || 10#$port > 65535)); then
+  echo "PORT=$port is not a port; give a number from 1 to 65535" >&2
+  exit 2
+fi
+url=http://127.0.0.1:$port/invocations
 
 if [[ ! -f $photo ]]; then
   echo "$photo is not a file" >&2
