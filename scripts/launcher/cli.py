@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from scripts.launcher import settings as settings_module
 from scripts.launcher.aws import Aws, configured_region, connect
@@ -91,6 +92,17 @@ def main(
         return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong below one line of usage; all options of a command are a page, on which it would be lost."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with 2."""
+        usage = self._get_formatter()
+        usage.add_usage(None, [action for action in self._actions if not action.option_strings], [])
+        wanted = usage.format_help().strip()
+        self.exit(2, f"{wanted} [options]; `{self.prog} --help` lists them\n{self.prog}: error: {message}\n")
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
@@ -107,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     documentation = {name: (module.__doc__ or "").strip() for name, module in modules.items()}
     # argparse would list them too, and break the longest name off its line.
     listed = "\n".join(f"  {name:<11}{text.splitlines()[0].rstrip('.')}" for name, text in documentation.items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="launch.py",
         description=f"Train, deploy and look after the classifier in an AWS account.\n\ncommands:\n{listed}",
         epilog=_EPILOG,

@@ -50,6 +50,37 @@ def test_what_is_no_command_is_exit_code_2(launch, argv):
     assert ended.err.startswith("usage: launch.py")
 
 
+@pytest.mark.parametrize(
+    ("argv", "lines"),
+    [
+        (
+            ["tune", "--trials", "0"],
+            [
+                "usage: launch.py tune [options]; `launch.py tune --help` lists them",
+                "launch.py tune: error: argument --trials: '0' is not a whole number from 1 on",
+            ],
+        ),
+        (
+            ["evaluate", "dogs", "--parallel", "0"],
+            [
+                "usage: launch.py evaluate [DATA] [options]; `launch.py evaluate --help` lists them",
+                "launch.py evaluate: error: argument --parallel: '0' is not a whole number from 1 on",
+            ],
+        ),
+        (
+            ["api", "deploy", "--fly"],
+            None,
+        ),
+    ],
+)
+def test_what_is_wrong_stands_below_one_line_of_usage(launch, argv, lines):
+    ended = launch(*argv)
+    assert (ended.code, ended.out) == (2, "")
+    said = ended.err.splitlines()
+    assert len(said) == 2
+    assert lines is None or said == lines
+
+
 def test_without_a_region_nothing_is_sent(launch, monkeypatch):
     launch.aws = Scripted()
     monkeypatch.delenv("AWS_REGION")
