@@ -539,8 +539,9 @@ def test_a_tuning_job_without_a_best_is_one_sentence(launch):
         (None, ["--from-best", "a_b"], "--from-best a_b: neither a file nor a tuning job"),
         (None, ["--local", "--from-best", "search-1"], "--from-best search-1: there is no such file"),
         ("{", ["--from-best", "best.json"], "best.json cannot be read as the best of a search"),
-        ("[1]", ["--from-best", "best.json"], "best.json cannot be read as the best of a search"),
-        ('{"lr": 1}', ["--from-best", "best.json"], "best.json cannot be read as the best of a search"),
+        ("[1]", ["--from-best", "best.json"], "best.json cannot be read as the best of a search: it holds a list in"),
+        ('{"lr": 1}', ["--from-best", "best.json"], "it holds lr in the place of search, trial, metric, value, hyper"),
+        ("{}", ["--from-best", "best.json"], "it holds nothing in the place of search, trial, metric, value, hyper"),
     ],
 )
 def test_what_is_no_best_is_one_sentence(launch, here, content, argv, says):
@@ -552,6 +553,7 @@ def test_what_is_no_best_is_one_sentence(launch, here, content, argv, says):
     assert ended.code == 2
     assert says in ended.err
     assert "Traceback" not in ended.err
+    assert "object has no attribute" not in ended.err
 
 
 def test_the_best_of_a_file_is_checked_like_what_is_typed(launch, here):

@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from dogbreed.logs import METRIC_NAMES
@@ -146,12 +146,18 @@ def read(file: Path) -> Best:
     """Reads it again; raises `SettingError` for what is no such file."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        # A search inside one job writes the same, and all that it tried.
-        best = Best(**{name: value for name, value in found.items() if name != "trials"})
-        ok = isinstance(best.hyperparameters, dict) and all(isinstance(one, str) for one in _texts(best))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SettingError(f"{file} cannot be read as the best of a search ({error}); give a file of `tune`") from error
-    if not ok:
+    names = [one.name for one in fields(Best)]
+    # A search inside one job writes the same, and all that it tried.
+    if not isinstance(found, dict) or set(names) != found.keys() - {"trials"}:
+        held = ", ".join([*found][:6]) or "nothing" if isinstance(found, dict) else f"a {type(found).__name__}"
+        raise SettingError(
+            f"{file} cannot be read as the best of a search: it holds {held} in the place of {', '.join(names)}; "
+            f"give a file of `tune`"
+        )
+    best = Best(**{name: found[name] for name in names})
+    if not isinstance(best.hyperparameters, dict) or not all(isinstance(one, str) for one in _texts(best)):
         raise SettingError(f"{file}: its hyperparameters are not names with texts; give a file that `tune` wrote")
     return best
 
