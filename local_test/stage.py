@@ -44,7 +44,7 @@ def stage(
         mounted: leave the channel folders out, because Docker mounts them. Otherwise they are links.
 
     Raises:
-        StageError: an input is missing, or ``root`` holds files that are not ours to delete.
+        StageError: an input is missing, ``root`` holds files that are not ours to delete, or cannot be written.
     """
     if not data.is_dir() or not any(data.iterdir()):
         raise StageError(f"DATA={data} is not a folder with images in it; name one that holds train, valid and test")
@@ -52,6 +52,13 @@ def stage(
         raise StageError(f"WEIGHTS={weights} is not a file; name a state dict, such as mobilenet_v2.pth")
     sources = {"train": data.resolve()} | ({"pretrained": weights.resolve()} if weights else {})
     empty(root, keep=list(sources.values()))
+    try:
+        _write_input(root, sources, hyperparameters, mounted=mounted)
+    except OSError as error:
+        raise StageError(f"ML={root} cannot be laid out: {error}") from error
+
+
+def _write_input(root: Path, sources: Mapping[str, Path], hyperparameters: Mapping[str, str], *, mounted: bool) -> None:
     config, channels = root / "input" / "config", root / "input" / "data"
     for folder in (config, channels, root / "model", root / "output" / "data"):
         folder.mkdir(parents=True)
@@ -157,14 +164,18 @@ def _parser() -> argparse.ArgumentParser:
 def _claim(root: Path) -> None:
     """Marks ``root`` as ours; refuses a folder with anything in it that we did not mark before."""
     marker = root / MARKER_FILE
-    if marker.is_file():
-        return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise StageError(
-            f"ML={root} holds files that were not put there by a local run, and would be deleted; name another folder"
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    marker.write_text("Laid out by local_test/stage.py, which empties input, model and output for every new job.\n")
+    try:
+        if marker.is_file():
+            return
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise StageError(
+                f"ML={root} holds files that were not put there by a local run, and would be deleted; name another "
+                f"folder"
+            )
+        root.mkdir(parents=True, exist_ok=True)
+        marker.write_text("Laid out by local_test/stage.py, which empties input, model and output for every new job.\n")
+    except OSError as error:
+        raise StageError(f"ML={root} cannot be made ({error}); name another folder") from error
 
 
 def _write(file: Path, value: Mapping[str, object]) -> None:

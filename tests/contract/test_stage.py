@@ -65,6 +65,14 @@ def test_a_folder_of_somebody_else_is_not_emptied(tmp_path: Path, data: Path) ->
     assert precious.is_file()
 
 
+def test_a_folder_that_cannot_be_made_is_one_sentence(data: Path) -> None:
+    done = stage(Path("/dev/null/ml"), f"--data={data}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("ML=/dev/null/ml cannot be made (")
+    assert done.stderr.endswith("; name another folder\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_data_inside_what_is_emptied_is_refused(tmp_path: Path, data: Path) -> None:
     ml = tmp_path / "ml"
     assert stage(ml, f"--data={data}").returncode == 0
