@@ -189,8 +189,7 @@ local-train: $(INSTALLED) ## The same as train, in the image TAG, as SageMaker w
 	@$(RESULTS)
 
 local-serve: $(INSTALLED) ## The same as serve, in the image TAG, and InvokeEndpoint on port 8000 (SERVE_FLAGS)
-	@[[ -f "$$ML/model/bundle.json" ]] || \
-	  { echo "$$ML/model holds no bundle.json; train first: make local-train DATA=path/to/images" >&2; exit 1; }
+	@local_test/require_bundle.sh "$$ML" local-train
 	@$(BIN)/python -m local_test serve local --image '$(TAG)' --model "$$ML/model" --direct "$$PORT" \
 	  --env DOGBREED_PAGE=true $(SERVE_FLAGS)
 

@@ -12,10 +12,7 @@ fi
 python=$PWD/.venv/bin/python
 ml=${ML:-build/ml}
 port=${PORT:-8080}
-if [[ ! -f $ml/model/bundle.json ]]; then
-  echo "$ml/model holds no bundle.json; train first: make train DATA=path/to/images" >&2
-  exit 1
-fi
+local_test/require_bundle.sh "$ml" train
 if [[ ! -x $python ]]; then
   echo "there is no .venv; run: make install" >&2
   exit 1

@@ -2,10 +2,11 @@
 
     python local_test/stage.py build/ml --data build/drawn --hp "model=tiny pretrained=false trainable=all"
 
-Writes the three files of input/config and the channels `train` and, with weights, `pretrained`, and empties what an
-earlier run left in input, model and output. It only does so in a folder that it made itself, which a marker file
-tells. Knows nothing of hyperparameters but that they are strings. `python -m local_test train --results` leaves there
-what a job left.
+Writes the three files of input/config and the channels `train` and, with weights, `pretrained`, and makes room for the
+job: what the last finished one left is moved to model.previous and output.previous, everything else in input, model and
+output is deleted. It only does so in a folder that it made itself, which a marker file tells. The command refuses
+hyperparameters that no job takes before it touches anything; `stage` knows of them only that they are strings.
+`python -m local_test train --results` leaves there what a job left.
 """
 
 from __future__ import annotations
@@ -22,9 +23,21 @@ MARKER_FILE = ".staged"
 """Stands in a folder that this script may empty."""
 
 EMPTIED = ("input", "model", "output")
-"""What a new job empties."""
+"""What a new job finds empty."""
+
+# What of it a finished job is remembered by. The model is moved last: until then it says that there is something to
+# keep, should this be ended in between.
+_RESULTS = ("output", "model")
+_PREVIOUS = ".previous"
+_BUNDLE = "bundle.json"
+
+_MARKED = (
+    "Laid out by local_test/stage.py. A new job deletes input; model and output of the last finished job it moves to "
+    "model.previous and output.previous, in the place of older ones, and those of a job without a bundle it deletes.\n"
+)
 
 _HOST = "algo-1"
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class StageError(Exception):
@@ -33,7 +46,7 @@ class StageError(Exception):
 
 def stage(
     root: Path, *, data: Path, weights: Path | None = None, hyperparameters: Mapping[str, str], mounted: bool = False
-) -> None:
+) -> Path | None:
     """Lays out ``root`` for a new job.
 
     Args:
@@ -43,19 +56,28 @@ def stage(
         hyperparameters: names and values, as strings.
         mounted: leave the channel folders out, because Docker mounts them. Otherwise they are links.
 
+    Returns:
+        Where the model is now that the last finished job left; None where there was none.
+
     Raises:
         StageError: an input is missing, ``root`` holds files that are not ours to delete, or cannot be written.
     """
-    if not data.is_dir() or not any(data.iterdir()):
-        raise StageError(f"DATA={data} is not a folder with images in it; name one that holds train, valid and test")
-    if weights is not None and not weights.is_file():
-        raise StageError(f"WEIGHTS={weights} is not a file; name a state dict, such as mobilenet_v2.pth")
-    sources = {"train": data.resolve()} | ({"pretrained": weights.resolve()} if weights else {})
-    empty(root, keep=list(sources.values()))
+    sources = _sources(data, weights)
+    previous = empty(root, keep=list(sources.values()))
     try:
         _write_input(root, sources, hyperparameters, mounted=mounted)
     except OSError as error:
         raise StageError(f"ML={root} cannot be laid out: {error}") from error
+    return previous
+
+
+def _sources(data: Path, weights: Path | None) -> dict[str, Path]:
+    """Channel -> what it holds. Raises `StageError` for what is not there."""
+    if not data.is_dir() or not any(data.iterdir()):
+        raise StageError(f"DATA={data} is not a folder with images in it; name one that holds train, valid and test")
+    if weights is not None and not weights.is_file():
+        raise StageError(f"WEIGHTS={weights} is not a file; name a state dict, such as mobilenet_v2.pth")
+    return {"train": data.resolve()} | ({"pretrained": weights.resolve()} if weights else {})
 
 
 def _write_input(root: Path, sources: Mapping[str, Path], hyperparameters: Mapping[str, str], *, mounted: bool) -> None:
@@ -81,32 +103,48 @@ def _write_input(root: Path, sources: Mapping[str, Path], hyperparameters: Mappi
         link.symlink_to(source)
 
 
-def empty(root: Path, *, keep: Sequence[Path] = ()) -> None:
-    """Makes ``root`` a folder of local runs, without what an earlier one left in input, model and output.
+def empty(root: Path, *, keep: Sequence[Path] = ()) -> Path | None:
+    """Makes ``root`` a folder of local runs, with nothing of an earlier one in input, model and output.
+
+    Where model holds a bundle, which a job writes last, model and output become model.previous and output.previous, in
+    the place of older ones: siblings, because what a container has left to root can be renamed where it is and not
+    moved. Where the last job left no bundle, they are deleted, and what was moved aside before it stays.
 
     Args:
         root: new, empty, or made so before.
         keep: what the new run reads.
 
+    Returns:
+        Where the model is now that was in model; None where there was no bundle.
+
     Raises:
         StageError: ``root`` holds files that are not ours to delete, or something to keep lies among what goes.
     """
     _claim(root)
-    folders = [root / name for name in EMPTIED]
-    for folder in folders:
+    finished = (root / "model" / _BUNDLE).is_file()
+    going = [root / name for name in EMPTIED]
+    if finished:
+        going += [_previous(root / name) for name in _RESULTS]
+    for folder in going:
         for source in keep:
             if source.resolve().is_relative_to(folder.resolve()):
-                raise StageError(f"{source} lies in {folder}, which is emptied for a new job; keep it elsewhere")
-    for folder in folders:
-        try:
-            shutil.rmtree(folder)  # removes a link, never what it points to
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise StageError(
-                f"{folder} of an earlier run cannot be emptied ({error}); a container may have left it to root, then: "
-                f"sudo rm -r {shlex.quote(str(root.absolute()))}"
-            ) from error
+                raise StageError(f"{source} lies in {folder}, which makes room for a new job; keep it elsewhere")
+    _remove(root / "input")
+    for folder in (root / name for name in _RESULTS):
+        if not finished:
+            _remove(folder)
+        elif folder.exists():
+            _remove(_previous(folder))
+            try:
+                folder.rename(_previous(folder))
+            except OSError as error:
+                raise StageError(f"{folder} of an earlier run cannot be moved aside: {error}") from error
+    return _previous(root / "model") if finished else None
+
+
+def said_of(previous: Path | None) -> str:
+    """Where the model is that the last finished job left, in a line; empty where there was none."""
+    return f"the model that was there before is now in {previous}" if previous else ""
 
 
 def read_hyperparameters(text: str) -> dict[str, str]:
@@ -136,17 +174,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not options.data:
             raise StageError("DATA is not given; name a folder of images: make train DATA=path/to/images")
-        root = options.root.absolute()
-        stage(
-            root,
-            data=Path(options.data),
-            weights=Path(options.weights) if options.weights else None,
-            hyperparameters=read_hyperparameters(options.hp),
-            mounted=options.mounted,
-        )
+        hyperparameters = read_hyperparameters(options.hp)
+        if not options.unchecked:
+            _check(hyperparameters)
+        root, data = options.root.absolute(), Path(options.data)
+        weights = Path(options.weights) if options.weights else None
+        previous = stage(root, data=data, weights=weights, hyperparameters=hyperparameters, mounted=options.mounted)
     except StageError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    if said := said_of(previous):
+        print(said)
     print(f"laid out {root}; the model will be in {root / 'model'}")
     return 0
 
@@ -158,7 +199,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="", metavar="FILE", help="state-dict file for the channel `pretrained`")
     parser.add_argument("--hp", default="", metavar="TEXT", help='hyperparameters, "model=resnet18 lr=0.01"')
     parser.add_argument("--mounted", action="store_true", help="leave the channel folders to Docker's mounts")
+    parser.add_argument("--unchecked", action="store_true", help="leave it to the job to refuse hyperparameters")
     return parser
+
+
+def _check(hyperparameters: Mapping[str, str]) -> None:
+    """Refuses what no job takes, with the job's sentence: the job itself would say so after the folder was emptied."""
+    from dogbreed.errors import HyperparameterError
+    from dogbreed.hyperparameters import Hyperparameters
+
+    try:
+        Hyperparameters.parse(hyperparameters)
+    except HyperparameterError as error:
+        raise StageError(str(error)) from error
 
 
 def _claim(root: Path) -> None:
@@ -173,9 +226,29 @@ def _claim(root: Path) -> None:
                 f"folder"
             )
         root.mkdir(parents=True, exist_ok=True)
-        marker.write_text("Laid out by local_test/stage.py, which empties input, model and output for every new job.\n")
+        marker.write_text(_MARKED)
     except OSError as error:
         raise StageError(f"ML={root} cannot be made ({error}); name another folder") from error
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(folder.name + _PREVIOUS)
+
+
+def _remove(folder: Path) -> None:
+    """Deletes a folder, or a link to one and never what it points to. Raises `StageError` where that cannot be done."""
+    try:
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StageError(
+            f"{folder} of an earlier run cannot be deleted ({error}); a container may have left it to root, then: "
+            f"sudo rm -r {shlex.quote(str(folder.absolute()))}"
+        ) from error
 
 
 def _write(file: Path, value: Mapping[str, object]) -> None:

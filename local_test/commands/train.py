@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results",
         type=Path,
         metavar="FOLDER",
-        help="unpack the archives into model and output of FOLDER as well, instead of what an earlier run left there",
+        help="unpack the archives into model and output of FOLDER as well; a model there becomes model.previous",
     )
 
 
@@ -246,11 +246,16 @@ def _group(word: str) -> InstanceGroup:
 
 
 def _make_room(results: Path, request: Request) -> None:
-    """Empties the folder of results before the job, so that nothing of an earlier one is taken for its own."""
+    """Makes room in the folder of results before the job, so that nothing of an earlier one is taken for its own.
+
+    What the last job of this project left is moved aside, see `stage.empty`; any job's archives stay in its folder.
+    """
     try:
-        stage.empty(results, keep=[channel.source for channel in request.channels])
+        previous = stage.empty(results, keep=[channel.source for channel in request.channels])
     except stage.StageError as error:
         raise UsageError(str(error)) from error
+    if said := stage.said_of(previous):
+        print(said, file=sys.stderr)
 
 
 def _own_metrics() -> Mapping[str, str]:

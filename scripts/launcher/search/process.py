@@ -259,7 +259,8 @@ def lay_out(order: Order, *options: str) -> None:
     job.cache.mkdir(parents=True, exist_ok=True)
     pairs = shlex.join(f"{name}={value}" for name, value in order.hyperparameters.items())
     command = [job.python, str(REPOSITORY / "local_test" / "stage.py"), str(order.folder), "--data", str(job.data)]
-    command += ["--hp", pairs, *(("--weights", str(job.weights)) if job.weights else ()), *options]
+    # Values that were drawn and cannot go together are a failed trial, and no reason to end the search.
+    command += ["--unchecked", "--hp", pairs, *(("--weights", str(job.weights)) if job.weights else ()), *options]
     environ = {**os.environ, "PYTHONPATH": import_path()}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)  # noqa: S603  our own
     if done.returncode:

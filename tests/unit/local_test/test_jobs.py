@@ -529,6 +529,18 @@ def test_results_are_unpacked_instead_of_earlier_ones(stage, tmp_path, capsys):
     assert files() == ["model", "output", "output/data"]
 
 
+def test_results_move_a_model_aside(stage, tmp_path, capsys):
+    leaves = '(ml / "model" / "bundle.json").write_text("{}")'
+    ml = tmp_path / "ml"
+    folders = ["--folder", str(stage.jobs), "--results", str(ml)]
+    assert main(["train", "--process", str(stage.program(leaves)), "--name", "one", *folders]) == 0
+    fails = ["train", "--process", str(stage.program("sys.exit(1)")), *folders]
+    for name in ("two", "three"):
+        assert main([*fails, "--name", name]) == 1
+    assert f"the model that was there before is now in {ml / 'model.previous'}" in capsys.readouterr().err
+    assert [str(file.relative_to(ml)) for file in ml.rglob("bundle.json")] == ["model.previous/bundle.json"]
+
+
 def test_a_folder_of_somebody_else_takes_no_results(stage, tmp_path, capsys):
     (tmp_path / "home" / "model").mkdir(parents=True)
     (tmp_path / "home" / "model" / "thesis").touch()
