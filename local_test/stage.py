@@ -4,19 +4,21 @@
 
 Writes the three files of input/config and the channels `train` and, with weights, `pretrained`, and makes room for the
 job: what the last finished one left is moved to model.previous and output.previous, everything else in input, model and
-output is deleted. It only does so in a folder that it made itself, which a marker file tells. The command refuses
-hyperparameters that no job takes before it touches anything; `stage` knows of them only that they are strings.
-`python -m local_test train --results` leaves there what a job left.
+output is deleted. It only does so in a folder that it made itself, which a marker file tells, and in which no job is
+running. The command refuses hyperparameters that no job takes before it touches anything; `stage` knows of them only
+that they are strings. `python -m local_test train --results` leaves there what a job left.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 MARKER_FILE = ".staged"
@@ -142,6 +144,35 @@ def empty(root: Path, *, keep: Sequence[Path] = ()) -> Path | None:
     return _previous(root / "model") if finished else None
 
 
+@contextlib.contextmanager
+def held(root: Path) -> Iterator[int]:
+    """Makes ``root`` a folder of local runs and holds it for one job.
+
+    Yields:
+        The descriptor that holds it, not inherited by itself: as long as it or a copy is open in any process, nobody
+        else gets one.
+
+    Raises:
+        StageError: a job is running on it, or it holds files that are not ours to delete.
+    """
+    # Only here: a trial of a search is laid out where nobody else is, on whatever system.
+    import fcntl
+
+    _claim(root)
+    try:
+        marker = (root / MARKER_FILE).open("a")
+    except OSError as error:
+        raise StageError(f"ML={root} cannot be written ({error}); name another folder") from error
+    with marker:
+        try:
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StageError(f"a job is running on ML={root}; wait for it or name another folder") from error
+        except OSError:  # a file system without locks
+            pass
+        yield marker.fileno()
+
+
 def said_of(previous: Path | None) -> str:
     """Where the model is that the last finished job left, in a line; empty where there was none."""
     return f"the model that was there before is now in {previous}" if previous else ""
@@ -169,7 +200,10 @@ def read_hyperparameters(text: str) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit code: 0 when the folder is ready, 1 when it cannot be laid out."""
+    """The command. Returns its exit code: 0 when the folder is ready, 1 when it cannot be laid out.
+
+    Does not return where a program is to take its place.
+    """
     options = _parser().parse_args(arguments)
     try:
         if not options.data:
@@ -179,16 +213,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _check(hyperparameters)
         root, data = options.root.absolute(), Path(options.data)
         weights = Path(options.weights) if options.weights else None
-        previous = stage(root, data=data, weights=weights, hyperparameters=hyperparameters, mounted=options.mounted)
+        _sources(data, weights)  # before anything is made
+        with held(root) as lock:
+            previous = stage(root, data=data, weights=weights, hyperparameters=hyperparameters, mounted=options.mounted)
+            if said := said_of(previous):
+                print(said)
+            print(f"laid out {root}; the model will be in {root / 'model'}")
+            if options.then is not None:
+                _become(options.then, root, lock)
     except StageError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
-    if said := said_of(previous):
-        print(said)
-    print(f"laid out {root}; the model will be in {root / 'model'}")
     return 0
 
 
@@ -200,6 +238,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hp", default="", metavar="TEXT", help='hyperparameters, "model=resnet18 lr=0.01"')
     parser.add_argument("--mounted", action="store_true", help="leave the channel folders to Docker's mounts")
     parser.add_argument("--unchecked", action="store_true", help="leave it to the job to refuse hyperparameters")
+    parser.add_argument(
+        "--then",
+        type=Path,
+        metavar="PROGRAM",
+        help="Python program that then takes this one's place, with ML in SAGEMAKER_BASE_DIR and held until it ends",
+    )
     return parser
 
 
@@ -212,6 +256,14 @@ def _check(hyperparameters: Mapping[str, str]) -> None:
         Hyperparameters.parse(hyperparameters)
     except HyperparameterError as error:
         raise StageError(str(error)) from error
+
+
+def _become(program: Path, root: Path, lock: int) -> None:
+    """Puts a program in the place of this process: it has its id, gets its signals and holds the folder."""
+    os.set_inheritable(lock, True)
+    os.environ["SAGEMAKER_BASE_DIR"] = str(root.resolve())
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(program)])  # noqa: S606  our own
 
 
 def _claim(root: Path) -> None:

@@ -18,10 +18,7 @@ fi
 # What a job can compute again; kept between jobs, as a warm pool keeps it.
 cache=$PWD/build/cache/features
 mkdir -p "$cache"
-# Ctrl-C would be a traceback of Python's own start; what is laid out in a moment may as well be whole.
-trap 'echo interrupted >&2; exit 130' INT
-(trap '' INT; exec "$python" local_test/stage.py "$ml" --data "${DATA:-}" --weights "${WEIGHTS:-}" --hp "${HP:-}")
 # As the image sets it: torch's threads leave the cores to the loader's processes while they wait.
-export OMP_WAIT_POLICY=PASSIVE
-# exec: a signal to this script is a signal to the job.
-SAGEMAKER_BASE_DIR=$(realpath "$ml") DOGBREED_CACHE_DIR=$cache exec "$python" container/train
+export OMP_WAIT_POLICY=PASSIVE DOGBREED_CACHE_DIR=$cache
+# One process becomes the next: a signal to this script is a signal to the job, and the folder is held until it ends.
+exec "$python" local_test/stage.py "$ml" --data "${DATA:-}" --weights "${WEIGHTS:-}" --hp "${HP:-}" --then container/train

@@ -8,13 +8,14 @@ once. See docs/local-platform.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -121,14 +122,15 @@ def run(arguments: argparse.Namespace) -> int:
         interruptions_s=arguments.spot_interrupt_after,
         warm_pool=arguments.warm_pool,
     )
-    if arguments.results is not None:
-        _make_room(arguments.results, request)
-    with consoles.console() as console, stopping() as stop:
-        record = run_job(request, subject, arguments.folder, console, stop=stop.is_set)
-    print(summary(record, console.scraper))
-    if arguments.results is not None:
-        for archive, place in (("model.tar.gz", "model"), ("output.tar.gz", "output/data")):
-            archives.unpack(record.folder / "output" / archive, arguments.results / place)
+    with contextlib.ExitStack() as until_the_end:
+        if arguments.results is not None:
+            until_the_end.enter_context(_room(arguments.results, request))
+        with consoles.console() as console, stopping() as stop:
+            record = run_job(request, subject, arguments.folder, console, stop=stop.is_set)
+        print(summary(record, console.scraper))
+        if arguments.results is not None:
+            for archive, place in (("model.tar.gz", "model"), ("output.tar.gz", "output/data")):
+                archives.unpack(record.folder / "output" / archive, arguments.results / place)
     return 1 if record.status == "Failed" else 0
 
 
@@ -245,17 +247,24 @@ def _group(word: str) -> InstanceGroup:
     return InstanceGroup(name, instance_type, int(count))
 
 
-def _make_room(results: Path, request: Request) -> None:
-    """Makes room in the folder of results before the job, so that nothing of an earlier one is taken for its own.
+@contextlib.contextmanager
+def _room(results: Path, request: Request) -> Iterator[None]:
+    """Holds the folder of results and makes room in it before the job, so that nothing is taken for the job's own.
 
     What the last job of this project left is moved aside, see `stage.empty`; any job's archives stay in its folder.
+
+    Raises:
+        UsageError: another job holds it, or it holds what is not ours to delete.
     """
-    try:
-        previous = stage.empty(results, keep=[channel.source for channel in request.channels])
-    except stage.StageError as error:
-        raise UsageError(str(error)) from error
-    if said := stage.said_of(previous):
-        print(said, file=sys.stderr)
+    with contextlib.ExitStack() as until_the_end:
+        try:
+            until_the_end.enter_context(stage.held(results))
+            previous = stage.empty(results, keep=[channel.source for channel in request.channels])
+        except stage.StageError as error:
+            raise UsageError(str(error)) from error
+        if said := stage.said_of(previous):
+            print(said, file=sys.stderr)
+        yield
 
 
 def _own_metrics() -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,13 @@ from dogbreed.environment import read_training_environment
 
 REPOSITORY = Path(__file__).parents[2]
 STAGE = REPOSITORY / "local_test" / "stage.py"
+# Stands for container/train: tells what it was given, and ends by the signal that a job ends by.
+JOB = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print("job", os.getpid(), os.environ["SAGEMAKER_BASE_DIR"], flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -120,6 +128,49 @@ def test_hyperparameters_that_no_job_takes_touch_nothing(tmp_path: Path, data: P
     assert stage(ml, f"--data={data}", "--hp=warmup-epochs=5 epochs=2", "--unchecked").returncode == 0
 
 
+def test_a_job_takes_the_place_of_the_one_who_lays_out_and_holds_the_folder(tmp_path: Path, data: Path) -> None:
+    ml, program = tmp_path / "ml", tmp_path / "job.py"
+    program.write_text(JOB)
+    command = [sys.executable, str(STAGE), str(ml), f"--data={data}"]
+    with subprocess.Popen([*command, f"--then={program}"], stdout=subprocess.PIPE, text=True) as job:
+        try:
+            assert job.stdout is not None
+            said = [job.stdout.readline().rstrip() for _ in range(2)]
+            assert said == [f"laid out {ml}; the model will be in {ml / 'model'}", f"job {job.pid} {ml}"]
+            leave(ml, "half done")
+            second = stage(ml, f"--data={data}")
+            assert second.returncode == 1
+            assert second.stderr == f"a job is running on ML={ml}; wait for it or name another folder\n"
+            assert kept(ml) == {"model/bundle.json": "half done", "output/data/report": "half done"}
+            assert stage(tmp_path / "other", f"--data={data}").returncode == 0
+        finally:
+            job.send_signal(signal.SIGTERM)
+        assert job.wait() == 7
+    assert stage(ml, f"--data={data}").returncode == 0
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".venv").exists(), reason="`make train` needs .venv")
+def test_a_second_training_is_refused_and_a_signal_to_the_script_is_one_to_the_job(tmp_path: Path) -> None:
+    data = tmp_path / "drawn"
+    draw = [sys.executable, str(REPOSITORY / "local_test" / "make_data.py"), str(data), "--classes", "2"]
+    subprocess.run([*draw, "--train", "6", "--valid", "2", "--test", "2"], check=True, capture_output=True)
+    slow = "model=tiny pretrained=false trainable=all image-size=32 epochs=1000 patience=0 insight=false cache=false"
+    environ = {**os.environ, "DATA": str(data), "WEIGHTS": "", "HP": slow, "ML": str(tmp_path / "ml")}
+    command = [str(REPOSITORY / "local_test" / "train_local.sh")]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+        try:
+            assert job.stdout is not None
+            assert any("epoch=1;" in line for line in job.stdout)
+            second = subprocess.run(command, env=environ, capture_output=True, text=True)
+            assert second.returncode == 1
+            assert second.stderr.startswith("a job is running on ML=")
+        finally:
+            job.send_signal(signal.SIGTERM)
+        assert "SIGTERM: stopping" in job.stdout.read()
+        assert job.wait() == 0
+    assert (tmp_path / "ml" / "model" / "bundle.json").is_file()
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(data: Path) -> None:
     done = stage(Path("/dev/null/ml"), f"--data={data}")
     assert done.returncode == 1
@@ -191,3 +242,4 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, data: Path, options: list[str
     assert done.returncode == 1
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "ml").exists()

@@ -18,6 +18,7 @@ from local_test.simulator.consoles import Quiet
 from local_test.simulator.jobs import Checkpoints, Request, run
 from local_test.simulator.processes import ProcessSubject
 from local_test.simulator.records import Record
+from local_test.stage import held
 from tests.unit.local_test.programs import programs
 
 HEAD = """
@@ -529,12 +530,17 @@ def test_results_are_unpacked_instead_of_earlier_ones(stage, tmp_path, capsys):
     assert files() == ["model", "output", "output/data"]
 
 
-def test_results_move_a_model_aside(stage, tmp_path, capsys):
+def test_results_move_a_model_aside_and_their_folder_is_held(stage, tmp_path, capsys):
     leaves = '(ml / "model" / "bundle.json").write_text("{}")'
     ml = tmp_path / "ml"
     folders = ["--folder", str(stage.jobs), "--results", str(ml)]
     assert main(["train", "--process", str(stage.program(leaves)), "--name", "one", *folders]) == 0
     fails = ["train", "--process", str(stage.program("sys.exit(1)")), *folders]
+    with held(ml):
+        assert main([*fails, "--name", "never"]) == 2
+    assert "a job is running on ML=" in capsys.readouterr().err
+    assert not (stage.jobs / "never").exists()
+    assert (ml / "model" / "bundle.json").exists()
     for name in ("two", "three"):
         assert main([*fails, "--name", name]) == 1
     assert f"the model that was there before is now in {ml / 'model.previous'}" in capsys.readouterr().err
