@@ -35,6 +35,9 @@ DEFAULT_PORT = 8080
 DEFAULT_RENDEZVOUS_PORT = 29500
 """torchrun's own default; the hosts of a job reach each other on every port."""
 
+PORT_VARIABLE = "SAGEMAKER_BIND_TO_PORT"
+"""Names the port of an endpoint."""
+
 DEFAULT_MAX_PAYLOAD_MB = 25
 """Real-time payload limit of the hosting FAQ. The platform may cut lower, 6 MB in the API model."""
 
@@ -388,7 +391,7 @@ def read_serving_environment(
         host=environ.get("DOGBREED_HOST", "0.0.0.0"),  # noqa: S104  the platform calls from outside the container
         port=_read_variable(
             environ,
-            "SAGEMAKER_BIND_TO_PORT",
+            PORT_VARIABLE,
             _whole(1, _MAX_PORT),
             f"a port from 1 to {_MAX_PORT}",
             DEFAULT_PORT,

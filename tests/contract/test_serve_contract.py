@@ -95,6 +95,32 @@ def test_start_the_word_serve_starts_a_server(tmp_path: Path) -> None:
     assert "SAGEMAKER_BIND_TO_PORT='none'" in done.stderr
 
 
+def test_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for host in ("127.0.0.1", "0.0.0.0"):
+            done = subprocess.run(
+                [sys.executable, "-m", "dogbreed", "serve"],
+                env={
+                    **os.environ,
+                    "SAGEMAKER_BASE_DIR": str(tmp_path),
+                    "SAGEMAKER_BIND_TO_PORT": str(port),
+                    "DOGBREED_HOST": host,
+                },
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_S,
+            )
+            assert done.returncode == 1
+            assert done.stderr == (
+                f"dogbreed: port {port} is in use; stop the server that has it, or give another port by "
+                f"SAGEMAKER_BIND_TO_PORT (make serve: PORT=)\n"
+            )
+            assert done.stdout == ""
+
+
 def test_user_the_image_stays_root() -> None:
     """2.1 User: AWS expects root."""
     assert not re.search("^USER", (REPOSITORY / "container" / "Dockerfile").read_text(), re.MULTILINE)

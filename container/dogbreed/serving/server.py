@@ -16,6 +16,7 @@ Sources: AWS developer guide, your-algorithms-inference-code (TCP accept within 
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import logging
 import os
@@ -36,6 +37,7 @@ from gunicorn.glogging import Logger
 
 from dogbreed import collector, logs
 from dogbreed.environment import (
+    PORT_VARIABLE,
     SERVING_STOP_GRACE_S,
     ServingEnvironment,
     available_memory_bytes,
@@ -101,6 +103,7 @@ def main() -> int:
                 f"the default Accept {environment.default_accept!r} cannot be produced; give one of "
                 f"{', '.join(payload.ANSWER_TYPES)}"
             )
+        _refuse_taken_port(environment.host, environment.port)
     except ConfigurationError as error:
         print(f"dogbreed: {error}", file=sys.stderr)
         return 1
@@ -180,6 +183,22 @@ def load_predictor(
         helpers=streams - 1,
         network=partial(_load_again, folder, written) if heat_maps else None,
     )
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    """Raises `ConfigurationError` where somebody listens: gunicorn tries for five seconds, and says nothing of use."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gunicorn binds
+            tried.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"port {port} is in use; stop the server that has it, or give another port by {PORT_VARIABLE} (make "
+                f"serve: PORT=)"
+            ) from error
+        # Any other mistake in the address is gunicorn's to tell.
 
 
 def _roomiest_gpu(count: int) -> int:
