@@ -232,6 +232,34 @@ def test_a_trial_that_fails_is_a_row_and_all_failing_is_one_error(make: Any) -> 
         trials.raise_without_result("bad", hopeless.trials(), ACCURACY)
 
 
+@pytest.mark.parametrize("root", ["{os.environ['SAGEMAKER_BASE_DIR']}", "/opt/ml"])
+def test_one_reason_of_all_names_the_images_of_the_user_and_not_those_of_a_trial(
+    make: Any, tmp_path: Path, root: str
+) -> None:
+    """Also where the trials were containers."""
+    weights = tmp_path / "w.pth"
+    weights.touch()
+    job = Job(make().job.data, weights, tmp_path / "cache", make().job.python)
+    said = f"DataError: {root}/input/data/train/Beagle and {root}/input/data/pretrained/w.pth are bad"
+    program = TRAIN.replace('"AlgorithmError', f'f"{said}').replace("if lr > 0.9", "if True")
+    (tmp_path / "train.py").write_text(program)
+    search, lines = run(make(2, job=job))
+    reason = f"DataError: {job.data}/Beagle and {weights} are bad: the loss is not finite"
+    assert [one.reason for one in search.trials()] == [reason] * 2
+    assert lines[0].startswith(f"trial-000 failed: {reason} (lr=")
+    with pytest.raises(OutcomeError) as raised:
+        trials.raise_without_result("dogs", search.trials(), ACCURACY)
+    assert str(raised.value) == f"all 2 trials of dogs failed, 2 of them with: {reason}"
+
+
+def test_a_reason_that_names_its_trial_is_one_with_those_of_the_others() -> None:
+    names = ("dogs-000", "dogs-001", "dogs-002")
+    failed = [trials.Trial(name, "Failed", None, {}, reason=f"exit code 1; see build/{name}/log") for name in names]
+    failed[0] = trials.Trial(names[0], "Failed", None, {}, reason="other")
+    with pytest.raises(OutcomeError, match="2 of them with: exit code 1; see build/dogs-001/log"):
+        trials.raise_without_result("dogs", failed, ACCURACY)
+
+
 def test_two_at_a_time_have_cores_of_their_own(make: Any) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("this machine has one core")

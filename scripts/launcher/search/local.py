@@ -40,6 +40,11 @@ _MOST_REPEATS = 100
 _TRAIN_NAMES = frozenset({"train", "training"})
 _TEST_NAMES = frozenset({"test", "testing"})
 
+# Below a search's folder: what is left of the images without those of the test.
+_LINKS = "data"
+# Where a trial that is a container finds them.
+_CONTAINER_CHANNELS = Path("/opt/ml/input/data")
+
 _PLAN = "plan"
 _REASON = "reason"
 _VALUE = "value"
@@ -120,7 +125,7 @@ class Search:
         self._forget_models(self._folder(one.number).name for one in self._finished())
         self._job = self.plan.job
         if not self.plan.objective.metric.startswith("test_"):
-            self._job = replace(self._job, data=without_test(self._job.data, self.plan.folder / "data"))
+            self._job = replace(self._job, data=without_test(self._job.data, self.plan.folder / _LINKS))
         self._slots = _slots(self.plan.parallel)
         # Where every trial has the same network, the first computes the features and the others wait for them.
         self._features_known = "model" in self.plan.space.ranges
@@ -381,8 +386,19 @@ class Search:
             None if one.state == states.FAIL else attributes.get(_VALUE),
             {name: text(value) for name, value in one.params.items()},
             seconds=attributes.get(_SECONDS),
-            reason=attributes.get(_REASON, ""),
+            reason=self._as_given(attributes.get(_REASON, ""), self._folder(one.number)),
         )
+
+    def _as_given(self, reason: str, folder: Path) -> str:
+        """A reason with images and weights where the user has them, and not where the trial found them."""
+        job, channels = self.plan.job, [folder.resolve() / "input" / "data", _CONTAINER_CHANNELS]
+        found = [(channel / "train", job.data) for channel in channels]
+        found.append((self.plan.folder.resolve() / _LINKS, job.data))
+        if job.weights:
+            found += [(channel / "pretrained" / job.weights.resolve().name, job.weights) for channel in channels]
+        for there, given in found:
+            reason = reason.replace(str(there), str(given))
+        return reason
 
     def _folder(self, number: int) -> Path:
         return self.plan.folder / f"trial-{number:03d}"

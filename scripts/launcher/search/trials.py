@@ -122,10 +122,13 @@ def raise_without_result(name: str, trials: Sequence[Trial], objective: Objectiv
     """Raises `OutcomeError` where no trial has a value, with the commonest reason."""
     if ranked(trials, objective):
         return
-    failed = [one.reason or "without a reason" for one in trials if _failed(one)]
+    failed = [one for one in trials if _failed(one)]
     if not failed:
         raise OutcomeError(f"{name}: none of its {len(trials)} trials has a value of {objective.metric}")
-    ((reason, count),) = Counter(failed).most_common(1)
+    # A reason may name the trial, by its folder say, and be that of all nevertheless.
+    reasons = [one.reason.replace(one.name, "") for one in failed]
+    ((commonest, count),) = Counter(reasons).most_common(1)
+    reason = failed[reasons.index(commonest)].reason or "without a reason"
     which = f"all {len(trials)} trials of {name} failed" if len(failed) == len(trials) else f"{name} has no result"
     raise OutcomeError(f"{which}, {count} of them with: {reason}")
 
