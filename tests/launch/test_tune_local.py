@@ -304,6 +304,20 @@ def test_another_search_of_the_same_name_is_refused(make: Any) -> None:
         local.Search(make(1, Space(LR, {"epochs": "2"})), Processes(), print)
 
 
+def test_a_search_that_is_running_is_refused(make: Any) -> None:
+    plan = make(2)
+    search = local.Search(plan, Processes(), print)
+    with pytest.raises(SettingError, match="the search dogs is running already; wait for it, or give another --name"):
+        local.Search(plan, Processes(), print)
+    other = make(1, name="cats", folder=plan.folder.with_name("cats"))
+    assert len(run(other)[0].trials()) == 1
+    search.run(lambda seconds: time.sleep(0.01))
+    assert [one.status for one in search.trials()] == ["Completed"] * 2
+    with pytest.raises(SettingError, match="there are"):
+        run(make(2, parallel=4096))
+    assert len(run(plan)[0].trials()) == 2  # neither an end nor a mistake keeps it
+
+
 def test_more_at_a_time_than_cores_is_refused(make: Any) -> None:
     with pytest.raises(SettingError, match="--parallel 4096: there are"):
         local.Search(make(1, parallel=4096), Processes(), print)

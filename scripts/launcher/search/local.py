@@ -2,18 +2,19 @@
 
 The space, the objective and the regexes are those of SageMaker's tuner; a trial that falls behind gets SIGTERM, as it
 would there. A search that was ended, by Ctrl-C or otherwise, goes on with what it had: a trial that had not ended is
-tried again, one that had is not. Everything happens in one thread.
+tried again, one that had is not. One process at a time runs a search. Everything happens in one thread.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -40,8 +41,9 @@ _MOST_REPEATS = 100
 _TRAIN_NAMES = frozenset({"train", "training"})
 _TEST_NAMES = frozenset({"test", "testing"})
 
-# Below a search's folder: what is left of the images without those of the test.
+# Below a search's folder: what is left of the images without those of the test, and what the process that runs holds.
 _LINKS = "data"
+_LOCK = "study.db.lock"
 # Where a trial that is a container finds them.
 _CONTAINER_CHANNELS = Path("/opt/ml/input/data")
 
@@ -109,7 +111,7 @@ class Search:
         say: takes one line.
 
     Raises:
-        SettingError: Optuna is missing, or the folder holds another search.
+        SettingError: Optuna is missing, or the folder holds another search, or this one is running already.
     """
 
     plan: Plan
@@ -121,6 +123,14 @@ class Search:
     def __post_init__(self) -> None:
         self._optuna = _library()
         self.plan.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _held(self.plan)
+        try:
+            self._prepare()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _prepare(self) -> None:
         self._study = self._open()
         self._forget_models(self._folder(one.number).name for one in self._finished())
         self._job = self.plan.job
@@ -368,6 +378,7 @@ class Search:
             running.process.running.wait()
         self._running.clear()
         self.starter.close()
+        self._lock.close()
 
     def _done(self) -> int:
         return len(self._finished())
@@ -428,6 +439,22 @@ def without_test(data: Path, folder: Path) -> Path:
         if name not in _TEST_NAMES and not link.is_symlink():
             link.symlink_to(path.resolve())
     return folder
+
+
+def _held(plan: Plan) -> IO[str]:
+    """Holds a search for this process, until the file is closed. Raises `SettingError` where another has it.
+
+    Whoever else opens the study would take its running trials for those of a search that was killed.
+    """
+    lock = (plan.folder / _LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise SettingError(f"the search {plan.name} is running already; wait for it, or give another --name") from error
+    except OSError:  # a file system without locks
+        pass
+    return lock
 
 
 def _library() -> Any:  # noqa: ANN401  a module, which need not be installed
