@@ -25,6 +25,7 @@ from tests.launch.searched import TRAIN
 from dogbreed.hyperparameters import SearchRange
 from scripts.launcher.errors import OutcomeError, SettingError
 from scripts.launcher.search import local, trials
+from scripts.launcher.search.contents import contents
 from scripts.launcher.search.process import Job, Processes
 from scripts.launcher.search.space import Space
 
@@ -154,9 +155,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_rest_is_tried_again(make: Any) -> Non
 def test_a_trial_that_had_ended_when_the_search_was_killed_has_ended(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = make(3, Space({"lr": SearchRange(choices=(0.03, 0.95, 0.1))}, {}), strategy="Random")
+    plan = make(3, Space({"lr": SearchRange(choices=(0.001, 0.95, 0.1))}, {}), strategy="Random")
     search = local.Search(plan, Processes(), lambda line: None)
-    for lr in ("0.95", "0.03", "0.1"):
+    for lr in ("0.95", "0.1"):  # after the default: of failures alone nothing would be kept
         search._study.enqueue_trial({"lr": lr})
     for _ in range(2):  # all of the trial is written down but that it has ended
         told = search._study.tell
@@ -175,8 +176,8 @@ def test_a_trial_that_had_ended_when_the_search_was_killed_has_ended(
     search.run(lambda seconds: time.sleep(0.01))
     assert search.trials()[:2] == found
     assert {one.hyperparameters["lr"]: one.status for one in search.trials()} == {
+        "0.001": "Completed",
         "0.95": "Failed",
-        "0.03": "Completed",
         "0.1": "Completed",
     }
     best = search.best()
@@ -298,10 +299,110 @@ def test_classes_that_are_called_test_stay(tmp_path: Path) -> None:
     assert local.without_test(tmp_path / "data", tmp_path / "links") == tmp_path / "data"
 
 
-def test_another_search_of_the_same_name_is_refused(make: Any) -> None:
+def test_another_search_of_the_same_name_is_refused(make: Any, tmp_path: Path) -> None:
     run(make(1))
     with pytest.raises(SettingError, match="holds a search of the same name with another space"):
         local.Search(make(1, Space(LR, {"epochs": "2"})), Processes(), print)
+    (tmp_path / "other" / "Beagle").mkdir(parents=True)
+    job = Job(tmp_path / "other", None, tmp_path / "cache", make().job.python)
+    loss = trials.Objective("validation_loss", "minimise")
+    with pytest.raises(SettingError) as refused:
+        local.Search(make(1, job=job, objective=loss), Processes(), print)
+    assert f"with another objective (validation_accuracy), other data ({tmp_path / 'data'}); give" in str(refused.value)
+
+
+BAD_PHOTO = TRAIN.replace("if lr > 0.9", 'if (root / "input/data/train/Beagle/bad.jpg").exists()')
+
+
+def test_where_all_have_failed_the_same_search_tries_them_again(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(BAD_PHOTO)
+    bad = tmp_path / "data" / "Beagle" / "bad.jpg"
+    bad.touch()
+    plan = make(2)
+    first, _ = run(plan)
+    assert [(one.name, one.status) for one in first.trials()] == [("trial-000", "Failed"), ("trial-001", "Failed")]
+    values = tried(first)
+    second, said = run(plan)
+    assert said[0] == "all 2 trials so far have failed; they are tried again"
+    assert [(one.name, one.status) for one in second.trials()] == [("trial-002", "Failed"), ("trial-003", "Failed")]
+    assert tried(second) == values
+    bad.unlink()
+    third, _ = run(plan)
+    assert [one.status for one in third.trials()] == ["Completed"] * 2
+    assert tried(third) == values
+    again, said = run(plan)
+    assert (again.trials(), said) == (third.trials(), [])
+
+
+def test_trying_again_that_was_interrupted_goes_on(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(BAD_PHOTO)
+    bad = tmp_path / "data" / "Beagle" / "bad.jpg"
+    bad.touch()
+    plan = make(3)
+    values = tried(run(plan)[0])
+    search = local.Search(plan, Processes(), lambda line: None)
+
+    def interrupt(seconds: float) -> None:
+        time.sleep(0.01)
+        if len(search.trials()) == 1:
+            raise KeyboardInterrupt
+
+    search.run(interrupt)
+    assert [one.status for one in search.trials()] == ["Failed"]
+    bad.unlink()
+    found = tried(run(plan)[0])
+    assert sorted(found) == sorted(values)
+
+
+def test_photos_that_have_changed_since_a_trial_has_a_value_are_refused(make: Any, tmp_path: Path) -> None:
+    for name in ("train", "valid", "test"):
+        (tmp_path / "split" / name / "Beagle").mkdir(parents=True)
+    photo, weights = tmp_path / "split" / "train" / "Beagle" / "1.jpg", tmp_path / "w.pth"
+    photo.write_text("photo")
+    weights.write_text("weights")
+    plan = make(1, job=Job(tmp_path / "split", weights, tmp_path / "cache", make().job.python))
+    run(plan)
+    (photo.parent / ".DS_Store").touch()
+    (tmp_path / "split" / "test" / "Beagle" / "2.jpg").touch()  # which the search does not look at
+    run(plan)
+    new = photo.with_name("2.jpg")
+    new.write_text("more")
+    with pytest.raises(SettingError) as refused:
+        local.Search(plan, Processes(), print)
+    assert str(refused.value) == (
+        f"{plan.folder} holds a search of the same name with images that have changed since (1 files of 5 bytes then, "
+        f"2 of 9 now); give another --name, or remove that folder"
+    )
+    new.unlink()
+    photo.rename(new)
+    weights.write_text("truncated")
+    with pytest.raises(
+        SettingError, match=r"as many now, by other names or sizes\) and weights that have changed since"
+    ):
+        local.Search(plan, Processes(), print)
+    new.rename(photo)
+    weights.write_text("weights")
+    assert len(run(plan)[0].trials()) == 1
+
+
+def test_a_circle_of_links_is_looked_at_once(tmp_path: Path) -> None:
+    (tmp_path / "data" / "Beagle").mkdir(parents=True)
+    (tmp_path / "data" / "Beagle" / "1.jpg").write_text("photo")
+    (tmp_path / "data" / "Beagle" / "gone.jpg").symlink_to("nowhere")
+    before = contents(tmp_path / "data", None)
+    (tmp_path / "data" / "Beagle" / "all").symlink_to(tmp_path / "data")
+    assert (before.files, before.size) == (2, 5)
+    assert contents(tmp_path / "data", None) == before
+
+
+def test_what_is_left_without_the_test_is_that_of_today(tmp_path: Path) -> None:
+    for name in ("train", "val", "test"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    links = tmp_path / "links"
+    local.without_test(tmp_path / "data", links)
+    (tmp_path / "data" / "val").rename(tmp_path / "data" / "valid")
+    local.without_test(tmp_path / "data", links)
+    assert {link.name: link.is_dir() for link in links.iterdir()} == {"train": True, "valid": True}
 
 
 def test_a_search_that_is_running_is_refused(make: Any) -> None:

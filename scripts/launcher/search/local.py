@@ -2,7 +2,8 @@
 
 The space, the objective and the regexes are those of SageMaker's tuner; a trial that falls behind gets SIGTERM, as it
 would there. A search that was ended, by Ctrl-C or otherwise, goes on with what it had: a trial that had not ended is
-tried again, one that had is not. One process at a time runs a search. Everything happens in one thread.
+tried again, one that had is not, unless all that had have failed. One process at a time runs a search. Everything
+happens in one thread.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from dogbreed.hyperparameters import Hyperparameters, SearchRange
 from dogbreed.statistics import standard_error
 from scripts.launcher.errors import SettingError
 from scripts.launcher.search import space as spaces
+from scripts.launcher.search.contents import Contents, contents
 from scripts.launcher.search.process import Job, Order, Started, Starter, forget_model
 from scripts.launcher.search.space import Space, is_whole, most_epochs, text
 from scripts.launcher.search.trials import Best, Objective, Trial, ranked
@@ -47,7 +49,11 @@ _LOCK = "study.db.lock"
 # Where a trial that is a container finds them.
 _CONTAINER_CHANNELS = Path("/opt/ml/input/data")
 
+# Of the study.
 _PLAN = "plan"
+_CONTENTS = "contents"
+_FORGOTTEN = "forgotten"
+# Of a trial.
 _REASON = "reason"
 _VALUE = "value"
 _IMAGES = "images"
@@ -85,11 +91,29 @@ class Plan:
     job: Job
 
     def identity(self) -> str:
-        """What two runs of one search must agree in."""
+        """What two runs of one search must agree in, as `differences` reads it."""
         ranges = {name: str(one) for name, one in self.space.ranges.items()}
         fixed = dict(self.space.fixed)
         places = [str(self.job.data.resolve()), str(self.job.weights.resolve()) if self.job.weights else ""]
         return json.dumps([ranges, fixed, self.objective.metric, self.strategy, places], sort_keys=True)
+
+    def differences(self, known: str) -> list[str]:
+        """In what a run with another identity differs from this one, as ends of a sentence about it."""
+        ranges, fixed, metric, strategy, (data, weights) = json.loads(known)
+        own_ranges, own_fixed, own_metric, own_strategy, (own_data, own_weights) = json.loads(self.identity())
+        found = {
+            "another space": (ranges, fixed) != (own_ranges, own_fixed),
+            f"another objective ({metric})": metric != own_metric,
+            f"another strategy ({strategy})": strategy != own_strategy,
+            f"other data ({data})": data != own_data,
+            f"other weights ({weights or 'none'})": weights != own_weights,
+        }
+        return [text for text, differs in found.items() if differs]
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Folders of images that this search does not look at: those of the test, unless the objective is theirs."""
+        return frozenset() if self.objective.metric.startswith("test_") else _test_folders(self.job.data)
 
 
 @dataclass
@@ -131,7 +155,10 @@ class Search:
             raise
 
     def _prepare(self) -> None:
-        self._study = self._open()
+        self._study = self._study_of()
+        # Numbers of trials that have ended and do not count.
+        self._forgotten = set(self._study.user_attrs.get(_FORGOTTEN, ()))
+        self._open()
         self._forget_models(self._folder(one.number).name for one in self._finished())
         self._job = self.plan.job
         if not self.plan.objective.metric.startswith("test_"):
@@ -205,7 +232,7 @@ class Search:
         """Folder of the best trial's bundle."""
         return self.plan.folder / best.trial / "model"
 
-    def _open(self) -> optuna.Study:
+    def _study_of(self) -> optuna.Study:
         plan, logging = self.plan, self._optuna.logging
         logging.set_verbosity(logging.ERROR)
         study: optuna.Study = self._optuna.create_study(
@@ -214,21 +241,48 @@ class Search:
             direction=plan.objective.goal.replace("ise", "ize"),
             load_if_exists=True,
         )
-        known = study.user_attrs.get(_PLAN)
-        if known is not None and known != plan.identity():
-            raise SettingError(
-                f"{plan.folder} holds a search of the same name with another space, objective, strategy or data; give "
-                f"another --name, or remove that folder"
-            )
+        return study
+
+    def _open(self) -> None:
+        plan, study = self.plan, self._study
+        found = contents(plan.job.data, plan.job.weights, without=plan.left_out)
+        self._refuse_another(found)
         study.set_user_attr(_PLAN, plan.identity())
+        study.set_user_attr(_CONTENTS, asdict(found))
         self._resume(study)
+        self._try_again()
         # The draws of an earlier run must not come again.
         seed = plan.seed + len(study.get_trials(deepcopy=False))
         samplers = self._optuna.samplers
         draws = samplers.TPESampler if plan.strategy in ("Bayesian", "Hyperband") else samplers.RandomSampler
         study.sampler = draws(seed=seed)
         study.pruner = self._pruner()
-        return study
+
+    def _refuse_another(self, found: Contents) -> None:
+        """Raises `SettingError` where the folder holds another search, or this one of images that have changed.
+
+        Values of other images cannot be compared; where there are none yet, there is nothing to compare.
+        """
+        known, before = (self._study.user_attrs.get(name) for name in (_PLAN, _CONTENTS))
+        differences = self.plan.differences(known) if known is not None else []
+        if not differences and before is not None and any(self._has_value(one) for one in self._ended()):
+            differences = [change] if (change := found.change_since(Contents(**before))) else []
+        if differences:
+            raise SettingError(
+                f"{self.plan.folder} holds a search of the same name with {', '.join(differences)}; give another "
+                f"--name, or remove that folder"
+            )
+
+    def _try_again(self) -> None:
+        """Where all that has ended has failed, nothing of it counts: what was wrong may have been put right since."""
+        failed = self._finished()
+        if not failed or any(self._has_value(one) for one in failed):
+            return
+        for one in failed:
+            self._study.enqueue_trial(one.params)
+        self._forgotten |= {one.number for one in failed}
+        self._study.set_user_attr(_FORGOTTEN, sorted(self._forgotten))
+        self.say(f"all {len(failed)} trials so far have failed; they are tried again")
 
     def _resume(self, study: optuna.Study) -> None:
         """Queues what had not ended; the first time, the defaults, or the whole grid."""
@@ -291,7 +345,7 @@ class Search:
 
     def _next(self) -> optuna.Trial | None:
         """A trial that no other repeats, or None when there is none left."""
-        tried = [one.params for one in self._study.get_trials(deepcopy=False) if _SECONDS in one.user_attrs]
+        tried = [one.params for one in self._ended()]
         tried += [one.trial.params for one in self._running.values()]
         for _ in range(_MOST_REPEATS):
             trial = self._study.ask()
@@ -384,8 +438,17 @@ class Search:
         return len(self._finished())
 
     def _finished(self) -> list[optuna.trial.FrozenTrial]:
+        return [one for one in self._ended() if one.state.is_finished()]
+
+    def _ended(self) -> list[optuna.trial.FrozenTrial]:
+        """Those that count; the study may not have been told yet."""
         trials = self._study.get_trials(deepcopy=False)
-        return [one for one in trials if _SECONDS in one.user_attrs and one.state.is_finished()]
+        return [one for one in trials if _SECONDS in one.user_attrs and one.number not in self._forgotten]
+
+    def _has_value(self, one: optuna.trial.FrozenTrial) -> bool:
+        states = self._optuna.trial.TrialState
+        state = states[one.user_attrs[_STATE]] if _STATE in one.user_attrs else one.state
+        return state in (states.COMPLETE, states.PRUNED)
 
     def _trial(self, one: optuna.trial.FrozenTrial) -> Trial:
         states = self._optuna.trial.TrialState
@@ -430,15 +493,26 @@ def without_test(data: Path, folder: Path) -> Path:
 
     A search that does not look at them neither pays for them nor learns from them.
     """
-    inside = {path.name.lower(): path for path in data.iterdir() if path.is_dir()}
-    if not _TRAIN_NAMES & inside.keys() or not _TEST_NAMES & inside.keys():
+    left_out = _test_folders(data)
+    if not left_out:
         return data
+    wanted = {path.name: path.resolve() for path in data.iterdir() if path.is_dir() and path.name not in left_out}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, path in inside.items():
-        link = folder / path.name
-        if name not in _TEST_NAMES and not link.is_symlink():
-            link.symlink_to(path.resolve())
+    for link in folder.iterdir():  # of an earlier run, when there may have been others
+        if link.resolve() != wanted.get(link.name):
+            link.unlink()
+    for name, path in wanted.items():
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(path)
     return folder
+
+
+def _test_folders(data: Path) -> frozenset[str]:
+    """Names of the folders that hold the images of the test; none where the folders are classes."""
+    inside = {path.name for path in data.iterdir() if path.is_dir()} if data.is_dir() else set()
+    if not _TRAIN_NAMES & {name.lower() for name in inside}:
+        return frozenset()
+    return frozenset(name for name in inside if name.lower() in _TEST_NAMES)
 
 
 def _held(plan: Plan) -> IO[str]:
