@@ -80,19 +80,3 @@ def test_afterwards_ctrl_c_is_what_it_was() -> None:
         "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    print('raised')"
     )
     assert (done.returncode, done.stdout) == (0, "raised\n")
-
-
-def test_ctrl_c_while_a_folder_is_laid_out_starts_no_job(tmp_path: Path) -> None:
-    """Both the script and what it runs get the signal from a terminal."""
-    script = tmp_path / "local_test" / "train_local.sh"
-    script.parent.mkdir()
-    script.write_text((REPOSITORY / "local_test" / "train_local.sh").read_text())
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(
-        "#!/bin/sh\ncase $1 in *stage.py) kill -INT $PPID; kill -INT $$; echo laid out;; *) echo trained;; esac\n"
-    )
-    python.chmod(0o755)
-    # Through Python, as above: a shell cannot trap what it was started ignoring.
-    done = run(f"import os\nos.execv('/bin/bash', ['bash', {str(script)!r}])")
-    assert (done.returncode, done.stdout, done.stderr) == (130, "laid out\n", "interrupted\n")

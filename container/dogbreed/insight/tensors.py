@@ -310,8 +310,8 @@ class TensorHook:
         if self._off or self._mode != "TRAIN":
             return
         try:
-            if self._summed:
-                self._release_gradients()
+            if self._armed:
+                self._disarm()
             if not (self._past_loss or self._begun):
                 self._count()
             self._past_loss = self._begun = False

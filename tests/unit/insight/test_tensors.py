@@ -479,18 +479,22 @@ def test_gradients_of_a_step_in_parts_are_those_that_the_optimizer_steps_with(tm
     told: list[dict[str, float]] = []
     for parts in (1, 8):
         model = network().eval()  # BatchNorm sees the parts
-        criterion, hook = watch(model, tmp_path / str(parts))
+        wanted = tensors.wanted(parse_rules("VanishingGradient"))
+        criterion, hook = watch(model, tmp_path / str(parts), wanted=wanted)
         hook.set_mode("train")
         for part, truths in zip(images.chunk(parts), labels.chunk(parts), strict=True):
             (criterion(model(part), truths) * len(part) / 24).backward()
         stepped_with = float(model[8].weight.grad.abs().mean())
         hook.step()
+        for _ in range(101):  # of which one's gradients are saved, and the next one's not
+            criterion(model(images), labels).backward()
+            hook.step()
         hook.close()
         _, kept, _, _ = hook.evidence()
-        (reading,) = kept["gradients"]["gradient/Sequential_8.weight"]
-        assert reading.values["abs_mean"] == pytest.approx(stepped_with)
-        (read,) = tensors.read(hook.folder)[1]["gradients"]["gradient/Sequential_8.weight"]
-        assert read.values["abs_mean"] == pytest.approx(stepped_with)
+        for readings in (kept, tensors.read(hook.folder)[1]):
+            first, last = readings["gradients"]["gradient/Sequential_8.weight"]
+            assert first.values["abs_mean"] == pytest.approx(stepped_with)
+            assert (first.step, last.step) == (0, 100)
         told.append({name: one[0].values["abs_mean"] for name, one in kept["gradients"].items()})
     assert told[1] == pytest.approx(told[0], rel=1e-3)
 
