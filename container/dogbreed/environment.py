@@ -271,7 +271,8 @@ class ServingEnvironment:
         port: SAGEMAKER_BIND_TO_PORT where it is set, else 8080.
         workers: processes, each with its own copy of the model (SAGEMAKER_MODEL_SERVER_WORKERS); None is one for each
             GPU, or one. Of several models one process knows.
-        request_timeout_s: a request that waited longer is refused; while a prediction runs longer, `/ping` is 503.
+        request_timeout_s: a request that takes longer is ended between two of its images; while a single one takes
+            longer, `/ping` is 503 (SAGEMAKER_MODEL_SERVER_TIMEOUT).
         max_payload_bytes: larger bodies are refused with 413.
         default_accept: content type of the answer when the client names none.
         batch_transform: the server works for a batch transform job.

@@ -120,6 +120,13 @@ class WaitedTooLongError(RequestError):
     retry_after_s = 1
 
 
+class TookTooLongError(RequestError):
+    """Computing the request took longer than anybody waits for its answer; the same again would too."""
+
+    status = 504
+    code = "took_too_long"
+
+
 class ClientGoneError(RequestError):
     """The client has closed its connection; nobody reads this answer, and the log shows its status."""
 

@@ -6,8 +6,10 @@ for as long as it likes. Without torch it is there in a second.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
+import json
 import os
 import re
 import signal
@@ -30,16 +32,22 @@ from pathlib import Path
 from dogbreed.serving import server
 from dogbreed.serving.payload import Scores
 
-held, asked = Path(sys.argv[1], "hold"), Path(sys.argv[1], "asked")
+held, asked, slow = (Path(sys.argv[1], name) for name in ("hold", "asked", "slow"))
 
 class Engine:
     concurrent = 1
 
-    def predict(self, images):
+    def predict(self, images, check):
         with asked.open("a") as file:
             file.write("x")
-        while held.exists():
-            time.sleep(0.01)
+        for image in images:
+            check()
+            while held.exists():
+                time.sleep(0.01)
+            if image == b"slow":
+                with slow.open("a") as file:
+                    file.write("x")
+                time.sleep(0.4)
         time.sleep(0.005)
         return Scores(("pug", "boxer"), [[-0.1, -2.3] for _ in images])
 
@@ -271,12 +279,48 @@ def test_an_engine_that_hangs_makes_ping_say_so_until_it_answers_again(
     server = starting(SAGEMAKER_MODEL_SERVER_TIMEOUT="1")
     call = hold(server)
     message = server.wait(lambda answer: not is_ready(answer)).error["message"]
-    assert re.fullmatch(r"a prediction has not returned for \d+ seconds", message)
+    assert re.fullmatch(r"a prediction has not gone on for \d+ seconds", message)
     refused = server.send("POST", "/invocations", b"x", Content_Type="image/jpeg")
     assert (refused.status, refused.error["code"]) == (503, "not_ready")
     (tmp_path / "hold").unlink()
     assert call.result(PATIENCE_S).status == 200
     assert server.wait(is_ready).status == 200
+
+
+SLOW_IMAGES = json.dumps({"images": [base64.b64encode(b"slow").decode()] * 20}).encode()
+"""The engine takes 8 seconds for them."""
+
+
+def test_a_request_of_many_images_that_takes_too_long_is_504_alone_and_ping_stays_well(
+    starting: Callable[..., Server], jpeg: bytes, tmp_path: Path
+) -> None:
+    server = starting(SAGEMAKER_MODEL_SERVER_TIMEOUT="2")
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(server.send, "POST", "/invocations", SLOW_IMAGES, Content_Type="application/json")
+        until((tmp_path / "slow").exists)
+        pings = set()
+        while not call.done():
+            pings.add(server.send("GET", "/ping").status)
+            time.sleep(0.05)
+    late = call.result()
+    assert (late.status, late.error["code"]) == (504, "took_too_long")
+    assert late.elapsed_s > 2
+    assert pings == {200}
+    assert 4 <= len((tmp_path / "slow").read_text()) <= 7
+    assert server.send("POST", "/invocations", jpeg, Content_Type="image/jpeg").status == 200
+
+
+def test_no_further_image_is_computed_for_a_client_that_has_left(
+    starting: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = starting()
+    head = "POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(f"{head}{len(SLOW_IMAGES)}\r\n\r\n".encode() + SLOW_IMAGES)
+        until((tmp_path / "slow").exists)
+    server.wait_for_log("invocation status=499 images=20")
+    assert len((tmp_path / "slow").read_text()) <= 4
+    assert "Traceback" not in server.log
 
 
 def test_a_turn_that_comes_too_late_is_504(

@@ -37,6 +37,7 @@ from dogbreed.errors import (
 from dogbreed.serving import answers, card, connection, emf, multimodel, openapi, payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.bodies import Bodies
+from dogbreed.serving.deadline import Deadline
 from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.models import Model, ModelRegistry
 from dogbreed.serving.payload import Item
@@ -89,6 +90,8 @@ class Settings:
         page: serve the page for trying a photo at `/`, and the description of the routes at `/openapi.json`.
         card: file that is shown at `/model-card` where the page is; None shows none.
         emf_namespace: log each invocation for CloudWatch as well, into this namespace; None does not.
+        request_timeout_s: seconds from a request's head, after which no further image of it is computed; of a streamed
+            answer, for each group of lines.
         body_patience_s: seconds that one body may take to arrive.
         max_bodies: that are read at once; None is any number.
         item_errors: a bad image is an entry of a 200 and no 4xx, as a batch transform wants it.
@@ -101,6 +104,7 @@ class Settings:
     card: Path | None = None
     emf_namespace: str | None = None
     item_errors: bool = False
+    request_timeout_s: float = float("inf")
     body_patience_s: float = float("inf")
     max_bodies: int | None = None
 
@@ -300,6 +304,7 @@ class _Desk:
     bodies: Bodies
 
     def answer(self, environ: WSGIEnvironment, model: Model) -> Response:
+        deadline = Deadline(self.settings.request_timeout_s, partial(connection.is_open, environ))
         # The body is read before anything is refused: a client that is still sending would miss the answer.
         body = self.bodies.read(environ)
         returned = Request(environ).args.getlist("return") if environ.get("QUERY_STRING") else ()
@@ -322,13 +327,19 @@ class _Desk:
         if only is not None:
             # Its own queue first, so that no turn is taken by what only waits for another map.
             with self.maps.turn(lambda: connection.is_open(environ)), turn():
-                scores = model.explain(only)
+                scores = model.explain(only, deadline.check)
             return Response(payload.write_answer(scores, options, answer_type), mimetype=answer_type)
+        predict = partial(model.predict, check=deadline.check)
         if streams:
-            lines = answers.stream_lines(model.predict, turn, items, options)
+
+            def next_turn() -> AbstractContextManager[None]:
+                deadline.renew()
+                return turn()
+
+            lines = answers.stream_lines(predict, next_turn, items, options)
             return _stream(lines, answer_type, environ[_CALL].id)
         with turn():
-            scores, errors = answers.score_each(model.predict, items) if one_by_one else (model.predict(images), None)
+            scores, errors = answers.score_each(predict, items) if one_by_one else (predict(images), None)
         return Response(payload.write_answer(scores, options, answer_type, errors), mimetype=answer_type)
 
     def _turn(self, environ: Mapping[str, object]) -> AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dogbreed.errors import DogbreedError, NotReadyError
+from dogbreed.serving.deadline import Check, unlimited
 from dogbreed.serving.payload import Scores
 
 _LOGGER = logging.getLogger(__name__)
@@ -22,10 +23,10 @@ _LOGGER = logging.getLogger(__name__)
 class Engine(Protocol):
     """What a loader returns."""
 
-    def predict(self, images: Sequence[bytes]) -> Scores:
-        """Scores encoded images; raises `RequestError` for the client's mistakes only."""
+    def predict(self, images: Sequence[bytes], check: Check) -> Scores:
+        """Scores encoded images; raises `RequestError` for the client's mistakes, and what the check raises."""
 
-    def explain(self, image: bytes) -> Scores:
+    def explain(self, image: bytes, check: Check) -> Scores:
         """Scores one encoded image with a heat map; raises `NoHeatMapError` as well."""
 
     def self_test(self) -> None:
@@ -38,7 +39,8 @@ class ModelLifecycle:
     Args:
         loader: builds the engine; runs once, in its own thread. A `DogbreedError` from it is shown to clients, of any
             other exception only the type.
-        stuck_after_s: when a prediction runs longer than this, the model counts as dead until it returns.
+        stuck_after_s: when a prediction has not gone on for longer than this, from one image to the next, the model
+            counts as dead until it does. How long all of its images take is the affair of the request's own deadline.
         clock: seconds, monotonic.
     """
 
@@ -56,7 +58,8 @@ class ModelLifecycle:
         self._engine: Engine | None = None
         self._reason: str | None = "the model is waiting to be loaded"
         self._examination = threading.Lock()
-        self._started_s: dict[object, float] = {}
+        # When each call in hand was last seen to go on.
+        self._seen_s: dict[object, float] = {}
 
     def start(self) -> threading.Thread:
         """Begins to load; returns the thread, which a test may join."""
@@ -69,40 +72,49 @@ class ModelLifecycle:
         """None when the model can predict now, else why not. Never waits."""
         if self._reason is not None:
             return self._reason
-        oldest_s = min(list(self._started_s.values()), default=None)
+        oldest_s = min(list(self._seen_s.values()), default=None)
         if oldest_s is not None and (age_s := self._clock() - oldest_s) > self._stuck_after_s:
-            return f"a prediction has not returned for {age_s:.0f} seconds"
+            return f"a prediction has not gone on for {age_s:.0f} seconds"
         return None
 
-    def predict(self, images: Sequence[bytes]) -> Scores:
+    def predict(self, images: Sequence[bytes], check: Check = unlimited) -> Scores:
         """Scores encoded images.
+
+        Args:
+            images: of one request.
+            check: asked by the engine before each image; may end the request.
 
         Raises:
             NotReadyError: the model is not loaded, or has failed.
-            RequestError: from the engine, for the client's mistakes.
+            RequestError: from the engine, for the client's mistakes; from the check.
             Exception: anything else that the engine raises; the model has passed or failed its self-test by then.
         """
-        return self._ask(lambda engine: engine.predict(images))
+        return self._ask(lambda engine, watched: engine.predict(images, watched), check)
 
-    def explain(self, image: bytes) -> Scores:
+    def explain(self, image: bytes, check: Check = unlimited) -> Scores:
         """Scores one encoded image with a heat map; raises as `predict` does, and `NoHeatMapError`."""
-        return self._ask(lambda engine: engine.explain(image))
+        return self._ask(lambda engine, watched: engine.explain(image, watched), check)
 
-    def _ask(self, question: Callable[[Engine], Scores]) -> Scores:
+    def _ask(self, question: Callable[[Engine, Check], Scores], check: Check) -> Scores:
         engine = self._engine
         if engine is None or self._reason is not None:
             raise NotReadyError(self._reason or "the model is waiting to be loaded")
         call = object()
-        self._started_s[call] = self._clock()
+        self._seen_s[call] = self._clock()
+
+        def goes_on() -> None:
+            self._seen_s[call] = self._clock()
+            check()
+
         try:
-            return question(engine)
+            return question(engine, goes_on)
         except DogbreedError:
             raise
         except Exception:
             self._examine(engine)
             raise
         finally:
-            del self._started_s[call]
+            del self._seen_s[call]
 
     def _load(self) -> None:
         began_s = self._clock()

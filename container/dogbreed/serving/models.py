@@ -29,6 +29,7 @@ from dogbreed.errors import (
     RequestError,
     ServerBusyError,
 )
+from dogbreed.serving.deadline import Check, unlimited
 from dogbreed.serving.payload import Scores
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,10 +53,10 @@ class Model(Protocol):
     def status(self) -> str | None:
         """None when the model can predict now, else the reason why not; returns at once."""
 
-    def predict(self, images: Sequence[bytes]) -> Scores:
-        """Scores encoded images, in order."""
+    def predict(self, images: Sequence[bytes], check: Check = unlimited) -> Scores:
+        """Scores encoded images, in order; asks before each of them, and raises what the check raises."""
 
-    def explain(self, image: bytes) -> Scores:
+    def explain(self, image: bytes, check: Check = unlimited) -> Scores:
         """Scores one encoded image, and tells where the network looked; raises `NoHeatMapError` where it cannot."""
 
 
@@ -315,11 +316,11 @@ class _Handle:
         except NotReadyError as error:
             return str(error)
 
-    def predict(self, images: Sequence[bytes]) -> Scores:
-        return self._ask(lambda model: model.predict(images))
+    def predict(self, images: Sequence[bytes], check: Check = unlimited) -> Scores:
+        return self._ask(lambda model: model.predict(images, check))
 
-    def explain(self, image: bytes) -> Scores:
-        return self._ask(lambda model: model.explain(image))
+    def explain(self, image: bytes, check: Check = unlimited) -> Scores:
+        return self._ask(lambda model: model.explain(image, check))
 
     def _ask(self, question: Callable[[Model], Scores]) -> Scores:
         with self._registry.lend(self._name) as model:

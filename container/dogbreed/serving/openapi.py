@@ -26,7 +26,8 @@ _ERRORS: Mapping[int, str] = {
     500: "A fault of the server; the log has the details under the id in the message.",
     501: "Heat maps are switched off, not installed, or not to be had for this network; the message says which.",
     503: "The model is not ready, with the reason, or too many requests wait; Retry-After says when to come back.",
-    504: "The request has waited longer than anybody waits for its answer; Retry-After says when to come back.",
+    504: "The request has waited, or was computed, longer than anybody waits for its answer; Retry-After, where it is, "
+    "says when to come back.",
     507: "There is not enough memory for the model or the prediction.",
 }
 

@@ -28,6 +28,7 @@ from dogbreed.errors import NoHeatMapError, UnreadableImageError
 from dogbreed.preprocessing import CorruptImageError
 from dogbreed.serving import payload
 from dogbreed.serving.batching import Batcher
+from dogbreed.serving.deadline import Check, unlimited
 from dogbreed.serving.heatmap import HeatMaps, NoMapError
 from dogbreed.serving.metrics import StageObserver
 from dogbreed.serving.payload import HeatMap, Scores
@@ -76,8 +77,12 @@ class Predictor:
         self._building = threading.Lock()
         self.concurrent = lanes * engine.batch if engine.gathers else lanes
 
-    def predict(self, images: Sequence[bytes]) -> Scores:
+    def predict(self, images: Sequence[bytes], check: Check = unlimited) -> Scores:
         """Scores encoded images, in order.
+
+        Args:
+            images: of one request.
+            check: asked before each image and before each call of the engine; what it raises ends the request.
 
         Raises:
             UnreadableImageError: one cannot be decoded; its position is named when there are several.
@@ -88,7 +93,7 @@ class Predictor:
         size = max(1, min(self._engine.batch, math.ceil(len(images) / (1 + self._helpers.count))))
         places = range(len(images))
         groups = [places[start : start + size] for start in places[::size]]
-        rows = list(chain.from_iterable(self._helpers.map(partial(self._predict, images), groups)))
+        rows = list(chain.from_iterable(self._helpers.map(partial(self._predict, images, check), groups)))
         return Scores(
             self._labels,
             [row for row, _ in rows],
@@ -96,28 +101,38 @@ class Predictor:
             known_from=self._familiarity.threshold if self._familiarity else None,
         )
 
-    def _predict(self, images: Sequence[bytes], places: Sequence[int]) -> list[tuple[list[float], float]]:
+    def _predict(self, images: Sequence[bytes], check: Check, places: Sequence[int]) -> list[tuple[list[float], float]]:
         """Some of the images: log-probabilities and familiarity of each."""
         began_s = time.perf_counter()
-        views = [self.view(images[place], place, len(images)) for place in places]
+        views = []
+        for place in places:
+            check()
+            views.append(self.view(images[place], place, len(images)))
         decoded_s = time.perf_counter()
+        check()
         rows = self.score(views)
         if self._observer is not None:
             self._observer.decoded(len(views), decoded_s - began_s)
             self._observer.computed(len(views), time.perf_counter() - decoded_s)
         return rows
 
-    def explain(self, image: bytes) -> Scores:
+    def explain(self, image: bytes, check: Check = unlimited) -> Scores:
         """Scores one encoded image, and tells where the network looked for its best class.
 
         The answer is the engine's; the map is of the same network in float32 on the CPU.
+
+        Args:
+            image: the only one of a request.
+            check: as for `predict`; asked before the map too.
 
         Raises:
             NoHeatMapError: there are no heat maps of this model, or in this installation.
             UnreadableImageError, ArithmeticError: as `predict`.
         """
-        scores = self.predict([image])
+        scores = self.predict([image], check)
+        check()
         maps = self._maps()
+        check()
         whole = self._decode(image, 0, 1)
         (index,) = payload.best(scores.log_probabilities[0])
         values_hw = maps.draw(self._spec.centre_view(whole), index)

@@ -347,6 +347,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             card=environment.paths.model / "MODEL_CARD.md",
             emf_namespace=environment.emf_namespace,
             item_errors=environment.batch_transform,
+            request_timeout_s=float(environment.request_timeout_s),
             body_patience_s=float(environment.request_timeout_s),
             max_bodies=self._threads - _PING_THREADS,
         )

@@ -6,15 +6,19 @@ import json
 import logging
 import math
 import re
+import socket
 import threading
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from flask import Flask
 
 from dogbreed.errors import NoHeatMapError, NotReadyError, UnreadableImageError
+from dogbreed.serving import app as app_module
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.app import Settings, create_app
+from dogbreed.serving.deadline import Deadline, unlimited
 from dogbreed.serving.payload import HeatMap, Scores
 
 PHOTO = b"photo"
@@ -27,18 +31,22 @@ class FakeModel:
         self.reason = None
         self.error = None
         self.seen = []
+        self.while_computing = lambda: None
 
     def status(self):
         return self.reason
 
-    def predict(self, images):
+    def predict(self, images, check=unlimited):
+        for _ in images:
+            check()
+            self.while_computing()
         self.seen.append(list(images))
         if self.error is not None:
             raise self.error
         return Scores(("pug", "boxer"), [[math.log(0.75), math.log(0.25)] for _ in images])
 
-    def explain(self, image):
-        return replace(self.predict([image]), heat_map=HeatMap([[0.0, 1.0]], (0.25, 0.0, 0.5, 1.0)))
+    def explain(self, image, check=unlimited):
+        return replace(self.predict([image], check), heat_map=HeatMap([[0.0, 1.0]], (0.25, 0.0, 0.5, 1.0)))
 
 
 @pytest.fixture
@@ -210,7 +218,7 @@ def test_a_full_gate_is_a_503_with_retry_after(client, model, gate):
 def test_the_gate_surrounds_the_prediction(client, model, gate):
     running = []
     predict = model.predict
-    model.predict = lambda images: running.append(gate.running) or predict(images)
+    model.predict = lambda images, check: running.append(gate.running) or predict(images, check)
     client.post("/invocations", data=PHOTO)
     assert running == [1]
     assert gate.running == 0
@@ -356,11 +364,63 @@ def test_json_lines_that_are_answered_at_once_are_refused_at_once(client, model)
     assert model.seen == []
 
 
+@pytest.fixture
+def clock(model, gate, monkeypatch):
+    """A server of ten seconds a request, at whose clock each image takes four; sends some and returns the answer."""
+    now = [0.0]
+
+    def pass_time():
+        now[0] += 4
+
+    model.while_computing = pass_time
+    monkeypatch.setattr(app_module, "Deadline", partial(Deadline, clock=lambda: now[0]))
+    client = create_app(model, gate, Settings(10_000, request_timeout_s=10)).test_client()
+
+    def send(count, **environ):
+        images = [base64.b64encode(PHOTO).decode()] * count
+        return client.post("/invocations", json={"images": images}, environ_overrides=environ)
+
+    return send
+
+
+def test_a_request_that_takes_longer_than_anybody_waits_is_504_alone(model, clock, gate):
+    assert clock(3).status_code == 200
+    late = clock(4)
+    assert (late.status_code, error_of(late)["code"]) == (504, "took_too_long")
+    assert "Retry-After" not in late.headers
+    assert [len(images) for images in model.seen] == [3]
+    assert gate.running == 0
+    assert clock(1).status_code == 200
+
+
+def test_no_further_image_is_computed_for_a_client_that_has_gone(model, clock):
+    here, there = socket.socketpair()
+    with here:
+        model.while_computing = there.close
+        assert clock(2, **{"gunicorn.socket": here}).status_code == 499
+    assert model.seen == []
+
+
+def test_of_a_streamed_answer_each_group_of_lines_has_the_time_anew(model, gate, monkeypatch):
+    line = b'"' + base64.b64encode(PHOTO) + b'"\n'
+    moments = iter([0.0, 0.0, *[9.0] * 8, 9.0, *[18.0] * 8])  # begun; then for each group renewed, and eight images
+    monkeypatch.setattr(app_module, "Deadline", partial(Deadline, clock=lambda: next(moments)))
+    client = create_app(model, gate, Settings(10_000, request_timeout_s=10)).test_client()
+    answer = client.post("/invocations", data=line * 16, content_type="application/jsonlines")
+    assert [json.loads(each)["label"] for each in answer.data.splitlines()] == ["pug"] * 16
+
+
+def test_a_heat_map_has_no_more_time_than_any_request(model, gate):
+    client = create_app(model, gate, Settings(1000, request_timeout_s=0)).test_client()
+    late = client.post("/invocations?return=heatmap", data=PHOTO)
+    assert (late.status_code, error_of(late)["code"]) == (504, "took_too_long")
+
+
 def test_a_stream_that_fails_ends_with_a_line_that_names_the_log(model, gate, caplog):
     client = create_app(model, gate, Settings(10_000)).test_client()
     predict = model.predict
 
-    def fail_later(images):
+    def fail_later(images, check):
         if model.seen:
             raise RuntimeError("secret detail")
         return predict(images)
@@ -471,10 +531,10 @@ def test_one_heat_map_is_drawn_at_a_time_and_predictions_pass_it(model):
     drawing, drawn = threading.Event(), threading.Event()
     explain = model.explain
 
-    def slowly(image):
+    def slowly(image, check):
         drawing.set()
         assert drawn.wait(20)
-        return explain(image)
+        return explain(image, check)
 
     model.explain = slowly
     statuses = []

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from dogbreed.errors import BundleError, NotReadyError, UnreadableImageError
+from dogbreed.errors import BundleError, NotReadyError, TookTooLongError, UnreadableImageError
 from dogbreed.serving.lifecycle import ModelLifecycle
 from dogbreed.serving.payload import Scores
 
@@ -19,7 +19,7 @@ class FakeEngine:
         self.test_error = None
         self.tests = 0
 
-    def predict(self, images):
+    def predict(self, images, check):
         if self.predict_error is not None:
             raise self.predict_error
         return ANSWER
@@ -139,7 +139,7 @@ def test_a_prediction_that_does_not_return_makes_the_model_count_as_dead(engine)
     model.start().join(10)
     inside, leave = threading.Event(), threading.Event()
 
-    def predict(images):
+    def predict(images, check):
         inside.set()
         assert leave.wait(10)
         return ANSWER
@@ -151,7 +151,44 @@ def test_a_prediction_that_does_not_return_makes_the_model_count_as_dead(engine)
     now[0] = 160.0
     assert model.status() is None
     now[0] = 163.0
-    assert model.status() == "a prediction has not returned for 63 seconds"
+    assert model.status() == "a prediction has not gone on for 63 seconds"
     leave.set()
     call.join(10)
     assert model.status() is None
+
+
+def test_a_prediction_that_goes_on_from_image_to_image_is_not_stuck_however_long_it_takes(engine):
+    now = [100.0]
+    model = ModelLifecycle(lambda: engine, stuck_after_s=60, clock=lambda: now[0])
+    model.start().join(10)
+    seen = []
+
+    def predict(images, check):
+        for _ in images:
+            check()
+            now[0] += 50
+            seen.append(model.status())
+        now[0] += 20
+        seen.append(model.status())
+        return ANSWER
+
+    engine.predict = predict
+    assert model.predict([b"x"] * 4) is ANSWER
+    assert seen == [None] * 4 + ["a prediction has not gone on for 70 seconds"]
+    assert model.status() is None
+
+
+@pytest.mark.parametrize("ask", ["predict", "explain"])
+def test_what_the_check_raises_ends_the_prediction_and_does_not_put_the_model_in_doubt(engine, ready, ask):
+    def late():
+        raise TookTooLongError("too late")
+
+    def answer(_, check):
+        check()
+        return ANSWER
+
+    engine.predict = engine.explain = answer
+    with pytest.raises(TookTooLongError):
+        getattr(ready, ask)([b"x"], late)
+    assert engine.tests == 1
+    assert ready.status() is None

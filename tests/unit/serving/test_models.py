@@ -15,6 +15,7 @@ from dogbreed.errors import (
     OutOfMemoryError,
     RequestError,
     ServerBusyError,
+    TookTooLongError,
 )
 from dogbreed.serving.models import ModelRegistry
 
@@ -29,7 +30,9 @@ class Model:
     def status(self):
         return None
 
-    def predict(self, images):
+    def predict(self, images, check=None):
+        if check is not None:
+            check()
         if self.error is not None:
             raise self.error
         return [self.folder.name, *images]
@@ -102,6 +105,16 @@ def test_a_model_is_loaded_used_and_deleted(machine, models):
             ask("a")
     models.load("a", url)
     assert models.count() == 1
+
+
+def test_a_model_is_handed_what_may_end_the_request(machine, models):
+    models.load("a", machine.folder("a"))
+
+    def late():
+        raise TookTooLongError("too late")
+
+    with pytest.raises(TookTooLongError):
+        models.find("a").predict([b"1"], late)
 
 
 def test_memory_is_free_when_a_delete_returns(machine, models):

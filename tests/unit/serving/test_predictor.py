@@ -16,7 +16,7 @@ from dogbreed.artifacts import Bundle
 from dogbreed.backbones import HeadSpec
 from dogbreed.calibration import Calibration, Familiarity
 from dogbreed.engines.engine import PlainEngine
-from dogbreed.errors import BundleError, NoHeatMapError, UnreadableImageError
+from dogbreed.errors import BundleError, NoHeatMapError, TookTooLongError, UnreadableImageError
 from dogbreed.labels import Labels
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.serving import heatmap
@@ -179,6 +179,48 @@ def test_requests_that_come_together_are_computed_together_and_answered_apart():
     assert engine.sizes == [1, 3]
     for seed, row in enumerate(rows):
         assert row == pytest.approx(alone.predict([photo(seed)]).log_probabilities[0], abs=1e-5)
+
+
+def test_before_each_image_and_each_call_of_the_engine_it_is_asked_whether_to_go_on(monkeypatch):
+    monkeypatch.setattr(PlainEngine, "batch", 2)
+    done = []
+    served = served_by()
+    view, score = served.view, served.score
+    monkeypatch.setattr(served, "view", lambda *of: done.append("image") or view(*of))
+    monkeypatch.setattr(served, "score", lambda views: done.append("engine") or score(views))
+    served.predict([photo(seed) for seed in range(3)], lambda: done.append("check"))
+    assert done == ["check", "image", "check", "image", "check", "engine", "check", "image", "check", "engine"]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 4])
+def test_a_request_ends_where_the_check_objects_and_no_further_image_is_computed(monkeypatch, calls):
+    served = served_by()
+    decoded = []
+    view = served.view
+    monkeypatch.setattr(served, "view", lambda *of: decoded.append(of) or view(*of))
+    left = iter(range(calls))
+
+    def check():
+        if next(left, None) is None:
+            raise TookTooLongError("too late")
+
+    with pytest.raises(TookTooLongError):
+        served.predict([photo(seed) for seed in range(5)], check)
+    assert len(decoded) == calls
+
+
+def test_a_heat_map_is_not_drawn_when_the_check_objects():
+    def network():
+        raise AssertionError("the network was built again")
+
+    left = iter([None, None])  # for the image and the engine
+
+    def check():
+        if next(left, "none") == "none":
+            raise TookTooLongError("too late")
+
+    with pytest.raises(TookTooLongError):
+        served_by(network=network).explain(photo(1), check)
 
 
 def test_the_self_test_passes_for_a_good_model(served):
