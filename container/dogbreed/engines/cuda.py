@@ -1,14 +1,22 @@
-"""The GPU engine: half precision, channels last, and one CUDA graph for each size of batch.
+"""The GPU engine: channels last, one precision, and one CUDA graph for each size of batch.
 
 A graph replays a whole forward pass with one call, so that a small batch costs the GPU's time and not the launching of
 a hundred kernels from Python. A batch is padded to the next size for which there is a graph.
+
+Other threads may compute with their engines while one is built. They copy and replay, on streams of their own and
+between buffers that were there before: that is allowed beside a capture in CUDA's thread-local mode, and no more is.
+Whatever else concerns a whole device or process (capturing, pinned memory, emptying torch's caches) has one lock.
+
+Sources: CUDA C++ Programming Guide, CUDA Graphs, Prohibited and Unhandled Operations; CUDA Runtime API,
+cudaThreadExchangeStreamCaptureMode; torch's notes on CUDA semantics, CUDA Graphs.
 """
 
 from __future__ import annotations
 
-import copy
+import logging
 import threading
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +27,27 @@ from dogbreed.engines.engine import Precision, UnsuitableError
 from dogbreed.folding import accelerated
 from dogbreed.preprocessing import PreprocessSpec
 
+_LOGGER = logging.getLogger(__name__)
+
 SIZES = (1, 2, 4, 8, 16, 32)
 """Batches for which there is a graph."""
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # A graph may only be captured when its memory and its kernels have been chosen.
 _WARM_UP_PASSES = 3
+# The process's, as is what it guards: of two captures at once, or a capture and an emptied cache, one fails.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def release_unused() -> None:
+    """Gives back the GPU's memory that torch holds and nobody uses, when no engine is being built; never raises."""
+    if not torch.cuda.is_available():
+        return
+    with _ONE_AT_A_TIME:
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:  # also after a capture that failed: torch counts it as going on
+            _LOGGER.warning("the GPU's memory cannot be given back: %s", _first_line(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +57,34 @@ class _Graph:
     scores_NK: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """What is on the GPU, and the way there.
+
+    Attributes:
+        stream: on which all of it was captured and is replayed.
+        staged_NHWC: pinned memory for the largest batch, uint8 [N, S, S, 3]; from there the GPU copies by itself.
+        forward: pixels -> scores; held because a graph knows addresses only.
+        graphs: by size of batch.
+    """
+
+    device: torch.device
+    stream: torch.cuda.Stream
+    staged_NHWC: Tensor
+    forward: Callable[[Tensor], Tensor]
+    graphs: dict[int, _Graph]
+
+
 class CudaEngine:
     """torch on a GPU.
 
     One batch at a time goes through: a GPU works on one graph as fast as on two.
 
     Args:
-        model: normalised images -> logits; in eval mode. A copy of it goes to the GPU.
+        model: normalised images -> logits; in eval mode, on the CPU. A copy of it goes to the GPU.
         spec: how images are normalised.
         precision: bf16 needs the Ampere generation or later.
-        device: the GPU.
+        device: the GPU; None is the thread's current one.
 
     Raises:
         UnsuitableError: there is no GPU, it does not compute in that precision, or its memory is too small.
@@ -64,24 +105,11 @@ class CudaEngine:
     ) -> None:
         if not torch.cuda.is_available():
             raise UnsuitableError("there is no GPU that torch can use")
-        if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise UnsuitableError("this GPU has no instructions for bfloat16 (Ampere or later)")
         self.precision = precision
-        self._side_px = spec.size_px
-        self._dtype = _DTYPES[precision]
-        self._device = device or torch.device("cuda", torch.cuda.current_device())
-        # Made here: nothing may come from the CPU while a graph is captured.
-        self._mean = 255 * torch.tensor(spec.mean, device=self._device).view(1, 3, 1, 1)
-        self._std = 255 * torch.tensor(spec.std, device=self._device).view(1, 3, 1, 1)
         self._lock = threading.Lock()
-        example = torch.randn(1, 3, spec.size_px, spec.size_px, generator=torch.Generator().manual_seed(0))
-        self._network = accelerated(copy.deepcopy(model).to(self._device), self._dtype, example.to(self._device))
-        self._graphs: dict[int, _Graph] = {}
         try:
-            pool = torch.cuda.graph_pool_handle()
-            # The largest first: the others fit into its memory.
-            for size in reversed(SIZES):
-                self._graphs[size] = self._capture(size, pool)
+            with _ONE_AT_A_TIME:
+                self._built = _build(model, spec, precision, device)
         except torch.OutOfMemoryError as error:
             raise UnsuitableError("the GPU's memory is too small for this network") from error
 
@@ -93,39 +121,89 @@ class CudaEngine:
     @torch.inference_mode()
     def _score(self, images_NCHW: Tensor) -> Tensor:
         count = len(images_NCHW)
-        pixels_NHWC = images_NCHW.permute(0, 2, 3, 1).contiguous().pin_memory()
-        with self._lock, torch.cuda.device(self._device):
-            graph = self._graphs[next_size(count)]
+        built = self._built
+        graph = built.graphs[next_size(count)]
+        with self._lock, torch.cuda.device(built.device), torch.cuda.stream(built.stream):
+            staged_NHWC = built.staged_NHWC[:count]
+            staged_NHWC.copy_(images_NCHW.permute(0, 2, 3, 1))
             # What is left in the other rows are images of before; their scores are not looked at.
-            graph.pixels_NHWC[:count].copy_(pixels_NHWC, non_blocking=True)
+            graph.pixels_NHWC[:count].copy_(staged_NHWC, non_blocking=True)
             graph.replayed.replay()
-            # Waits for the GPU. Within the lock: the next replay writes to the same memory.
+            # Waits for the stream. Within the lock: the next call writes to the same memory, the pinned one included.
             return graph.scores_NK[:count].cpu()
 
-    def _capture(self, size: int, pool: Any) -> _Graph:  # noqa: ANN401  torch keeps the type to itself
-        side = self._side_px
-        with torch.inference_mode(), torch.cuda.device(self._device):
-            pixels_NHWC = torch.zeros(size, side, side, 3, dtype=torch.uint8, device=self._device)
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(_WARM_UP_PASSES):
-                    self._compute(pixels_NHWC)
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                scores_NK = self._compute(pixels_NHWC)
-        return _Graph(graph, pixels_NHWC, scores_NK)
 
-    def _compute(self, pixels_NHWC: Tensor) -> Tensor:
-        inputs = self._normalise(pixels_NHWC.permute(0, 3, 1, 2))
+class _Forward:
+    """Pixels on the GPU, uint8 [N, S, S, 3] -> log-probabilities, float32 [N, K]."""
+
+    def __init__(self, network: nn.Module, spec: PreprocessSpec, dtype: torch.dtype, device: torch.device) -> None:
+        self._network = network
+        self._dtype = dtype
+        # Made here: nothing may come from the CPU while a graph is captured.
+        self._mean = 255 * torch.tensor(spec.mean, device=device).view(1, 3, 1, 1)
+        self._std = 255 * torch.tensor(spec.std, device=device).view(1, 3, 1, 1)
+
+    def __call__(self, pixels_NHWC: Tensor) -> Tensor:
+        inputs = (pixels_NHWC.permute(0, 3, 1, 2).float() - self._mean) / self._std
         logits: Tensor = self._network(inputs.to(self._dtype))
         return logits.float().log_softmax(dim=1)
-
-    def _normalise(self, images_NCHW: Tensor) -> Tensor:
-        return (images_NCHW.float() - self._mean) / self._std
 
 
 def next_size(count: int) -> int:
     """The smallest size of a graph that takes so many images, 1 to the largest size."""
     return SIZES[bisect_left(SIZES, count)]
+
+
+def _build(model: nn.Module, spec: PreprocessSpec, precision: Precision, device: torch.device | None) -> _Built:
+    """Copies a network to the GPU and captures its graphs.
+
+    Raises:
+        UnsuitableError: the GPU does not compute in that precision.
+        RuntimeError: CUDA refuses something; of a kind of its own where memory is short.
+    """
+    device = device or torch.device("cuda", torch.cuda.current_device())
+    dtype, side = _DTYPES[precision], spec.size_px
+    # Its own: torch's for captures is on whichever GPU was first, and of another GPU nothing would be captured. Graphs
+    # that share memory must share one, and the work of others is not waited for.
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise UnsuitableError("this GPU has no instructions for bfloat16 (Ampere or later)")
+        example = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        # Folded on the CPU, which has the memory for a second network.
+        network = accelerated(model, dtype, example).to(device)
+        staged_NHWC = _pinned(SIZES[-1], side, side, 3)
+        with torch.inference_mode():
+            forward = _Forward(network, spec, dtype, device)
+            pool = torch.cuda.graph_pool_handle()
+            # The largest first: the others fit into its memory.
+            graphs = {size: _capture(forward, size, side, stream, pool) for size in reversed(SIZES)}
+        stream.synchronize()
+    return _Built(device, stream, staged_NHWC, forward, graphs)
+
+
+def _capture(
+    forward: Callable[[Tensor], Tensor],
+    size: int,
+    side_px: int,
+    stream: torch.cuda.Stream,
+    pool: Any,  # noqa: ANN401  torch keeps the type to itself
+) -> _Graph:
+    pixels_NHWC = torch.zeros(size, side_px, side_px, 3, dtype=torch.uint8, device=stream.device)
+    for _ in range(_WARM_UP_PASSES):
+        forward(pixels_NHWC)
+    graph = torch.cuda.CUDAGraph()
+    # By default anything unsafe that any other thread does, as allocating, would end both that and the capture.
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        scores_NK = forward(pixels_NHWC)
+    # What fails only here fails while another engine can still be taken, and no request waits for the first launch.
+    graph.replay()
+    return _Graph(graph, pixels_NHWC, scores_NK)
+
+
+def _pinned(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -262,8 +262,8 @@ def load_now(load: Callable[[], Predictor], *, stuck_after_s: float) -> ModelLif
 def release_memory() -> None:
     """Gives memory that Python and torch hold and nobody uses back to the system."""
     gc.collect()
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if (cuda := sys.modules.get("dogbreed.engines.cuda")) is not None:
+        cuda.release_unused()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
     if trim is not None:
         trim(0)
