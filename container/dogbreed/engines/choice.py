@@ -91,8 +91,9 @@ def choose(
         try:
             if precision not in ("fp32", wish.precision):
                 _demand_record(agreements.get(wanted))
-            engine = build(name, precision, model, spec, streams=streams, low_latency=low_latency)
-            _verify(engine, images, expected)
+            engine = _proven(
+                build(name, precision, model, spec, streams=streams, low_latency=low_latency), images, expected
+            )
         except UnsuitableError as error:
             passed_over.append(f"{wanted}: {error}")
             continue
@@ -180,15 +181,21 @@ def _demand_record(record: Agreement | str | None) -> None:
         raise UnsuitableError(objection)
 
 
-def _verify(engine: Engine, images: Tensor, expected: Tensor) -> None:
+def _proven(engine: Engine, images: Tensor, expected: Tensor) -> Engine:
+    """The engine, where it answers as is expected. One that does not is held by nobody when the next is built.
+
+    Raises:
+        UnsuitableError: it answers otherwise.
+    """
     # Together and one by one: an engine may have something else for each.
     scores = torch.cat([engine.score(images), *(engine.score(image[None]) for image in images)])
     expected = expected.repeat(2, 1)
     if not expected.isfinite().all():  # the self-test says so of whatever engine it meets
-        return
+        return engine
     change = float((scores.exp() - expected.exp()).abs().max()) if scores.isfinite().all() else float("nan")
     tolerance = TOLERANCE if engine.precision == "fp32" else HALF_TOLERANCE
     if not change <= tolerance:
         raise UnsuitableError(
             f"{describe(engine)} moves a probability of a drawn image by {change:.3g}, allowed is {tolerance:g}"
         )
+    return engine

@@ -13,6 +13,7 @@ cudaThreadExchangeStreamCaptureMode; torch's notes on CUDA semantics, CUDA Graph
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from bisect import bisect_left
@@ -87,7 +88,8 @@ class CudaEngine:
         device: the GPU; None is the thread's current one.
 
     Raises:
-        UnsuitableError: there is no GPU, it does not compute in that precision, or its memory is too small.
+        UnsuitableError: there is no GPU, it does not compute in that precision, its memory is too small, or the network
+            cannot be captured. Nothing of it is left on the GPU then.
     """
 
     name = "cuda"
@@ -107,11 +109,22 @@ class CudaEngine:
             raise UnsuitableError("there is no GPU that torch can use")
         self.precision = precision
         self._lock = threading.Lock()
+        refusal = None
         try:
             with _ONE_AT_A_TIME:
+                # An engine that was passed over may still be there: traced networks refer to themselves.
+                gc.collect()
                 self._built = _build(model, spec, precision, device)
-        except torch.OutOfMemoryError as error:
-            raise UnsuitableError("the GPU's memory is too small for this network") from error
+        except torch.OutOfMemoryError:
+            refusal = UnsuitableError("the GPU's memory is too small for this network")
+        except RuntimeError as error:
+            _LOGGER.warning("the network cannot be had on the GPU", exc_info=error)
+            refusal = UnsuitableError(f"the network cannot be captured on this GPU: {_first_line(error)}")
+        if refusal is not None:
+            # Not from the error, and outside of its handler: its frames hold what was built so far.
+            gc.collect()
+            release_unused()
+            raise refusal
 
     def score(self, images_NCHW: Tensor) -> Tensor:
         """See `engine.Engine`; more images than the largest graph takes go through in parts."""

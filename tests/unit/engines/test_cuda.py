@@ -1,7 +1,9 @@
 """The GPU engine on a CPU that stands for a GPU: what it asks of torch, when, and what else may happen meanwhile."""
 
 import contextlib
+import gc
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from dogbreed.engines import choice, cuda
 from dogbreed.engines.cuda import CudaEngine
-from dogbreed.engines.engine import PlainEngine
+from dogbreed.engines.engine import PlainEngine, UnsuitableError, describe
+from dogbreed.errors import ConfigurationError
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.serving import server
 
@@ -211,6 +214,50 @@ def test_pinned_pixels_stay_until_the_gpu_has_answered(gpu):
     assert torch.equal(answers[0], expected)
 
 
+@pytest.mark.parametrize("where", ["copy", "warm-up", "capture"])
+def test_too_little_memory_is_a_reason_and_leaves_nothing_behind(gpu, monkeypatch, where):
+    made = []
+    accelerated = cuda.accelerated
+
+    def remember(*of):
+        network = accelerated(*of)
+        made.append(weakref.ref(next(network.parameters())))
+        if where != "capture":
+            setattr(network, "to" if where == "copy" else "forward", no_memory)
+        return network
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(cuda, "accelerated", remember)
+    if where == "capture":
+        gpu.during = no_memory
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(made[0]()))
+    with pytest.raises(UnsuitableError, match="the GPU's memory is too small for this network"):
+        make_engine()
+    monkeypatch.undo()
+    assert emptied == [None]  # there was nothing left to hold it
+    assert not cuda._ONE_AT_A_TIME.locked()
+
+
+def test_what_cuda_refuses_is_a_reason_and_the_log_has_the_rest(gpu, caplog):
+    def refused():
+        raise RuntimeError(
+            "CUDA error: operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA"
+        )
+
+    gpu.during = refused
+    with pytest.raises(
+        UnsuitableError, match=r"captured on this GPU: CUDA error: operation not permitted .* capturing$"
+    ):
+        make_engine()
+    assert "TORCH_USE_CUDA_DSA" in caplog.text
+    assert "Traceback" in caplog.text
+    gpu.during = lambda: None
+    make_engine()
+
+
 def test_a_gpu_that_has_failed_gives_nothing_back_and_the_server_goes_on(gpu, monkeypatch, caplog):
     def broken():
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -218,6 +265,39 @@ def test_a_gpu_that_has_failed_gives_nothing_back_and_the_server_goes_on(gpu, mo
     monkeypatch.setattr(torch.cuda, "empty_cache", broken)
     server.release_memory()
     assert "cannot be given back: CUDA error: an illegal memory access" in caplog.text
+
+
+def test_where_the_gpu_is_too_small_the_cpu_serves_and_says_why(gpu, monkeypatch):
+    def no_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    gpu.during = no_memory
+    monkeypatch.setattr(choice, "CudaEngine", lambda *of: CudaEngine(*of, device=CPU))
+    found = choice.choose(make_model(), SPEC, {})
+    assert found.engine.name in ("openvino", "torch")
+    assert "cuda-fp32: the GPU's memory is too small for this network" in found.reason
+    with pytest.raises(ConfigurationError, match="cuda-fp32: the GPU's memory is too small"):
+        choice.choose(make_model(), SPEC, {}, wish=choice.Wish("cuda", "fp32"))
+
+
+def test_an_engine_that_was_passed_over_is_gone_when_the_next_is_captured(gpu, monkeypatch):
+    built, left = [], []
+
+    def build(model, spec, precision):
+        gc.collect()
+        left.extend(one() for one in built)
+        engine = CudaEngine(model, spec, precision, device=CPU)
+        built.append(weakref.ref(engine._built.forward))
+        if precision != "fp32":
+            engine.score = lambda images: torch.full((len(images), 5), torch.nan)
+        return engine
+
+    monkeypatch.setattr(choice, "CudaEngine", build)
+    record = choice.Agreement(400, 0, 0.9, 0.9, 0.0)
+    found = choice.choose(make_model(), SPEC, {"cuda-bf16": record, "cuda-fp16": record})
+    assert describe(found.engine) == "cuda-fp32"
+    assert len(built) == 3
+    assert left == [None] * 3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
