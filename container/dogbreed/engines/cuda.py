@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dogbreed.engines.engine import Precision, UnsuitableError
+from dogbreed.engines.engine import Precision, UnsuitableError, exact_float32
 from dogbreed.folding import accelerated
 from dogbreed.preprocessing import PreprocessSpec
 
@@ -79,7 +79,8 @@ class _Built:
 class CudaEngine:
     """torch on a GPU.
 
-    One batch at a time goes through: a GPU works on one graph as fast as on two.
+    One batch at a time goes through: a GPU works on one graph as fast as on two. In fp32 convolutions and products are
+    of float32 as well, and not of TF32, which torch would take for convolutions: nobody has held that against float32.
 
     Args:
         model: normalised images -> logits; in eval mode, on the CPU. A copy of it goes to the GPU.
@@ -186,7 +187,7 @@ def _build(model: nn.Module, spec: PreprocessSpec, precision: Precision, device:
         # Folded on the CPU, which has the memory for a second network.
         network = accelerated(model, dtype, example).to(device)
         staged_NHWC = _pinned(SIZES[-1], side, side, 3)
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_float32():
             forward = _Forward(network, spec, dtype, device)
             pool = torch.cuda.graph_pool_handle()
             # The largest first: the others fit into its memory.

@@ -8,6 +8,8 @@ Legend: N batch, S image side, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Literal, Protocol
 
 import torch
@@ -72,7 +74,24 @@ class PlainEngine:
     @torch.inference_mode()
     def score(self, images_NCHW: Tensor) -> Tensor:
         """See `Engine`."""
-        return log_softmax(self._model(self._spec.normalise(images_NCHW.to(self._device))))
+        with exact_float32() if self._device.type == "cuda" else nullcontext():
+            return log_softmax(self._model(self._spec.normalise(images_NCHW.to(self._device))))
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Lets a GPU compute float32 as float32, not as TF32, which has 10 bits of mantissa where that has 23.
+
+    It is a setting of the process, looked at when a kernel is chosen: a CUDA graph keeps those with which it was
+    captured. Nobody else may change it meanwhile.
+    """
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def log_softmax(logits_NK: Tensor) -> Tensor:

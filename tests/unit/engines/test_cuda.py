@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from dogbreed.engines import choice, cuda
 from dogbreed.engines.cuda import CudaEngine
-from dogbreed.engines.engine import PlainEngine, UnsuitableError, describe
+from dogbreed.engines.engine import PlainEngine, UnsuitableError, describe, exact_float32
 from dogbreed.errors import ConfigurationError
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.serving import server
@@ -298,6 +298,59 @@ def test_an_engine_that_was_passed_over_is_gone_when_the_next_is_captured(gpu, m
     assert describe(found.engine) == "cuda-fp32"
     assert len(built) == 3
     assert left == [None] * 3
+
+
+def settings():
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.fixture
+def tf32():
+    """A process in which TF32 is allowed for all, as in a job."""
+    before = settings()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+def test_float32_is_captured_without_tf32_and_the_setting_is_the_same_as_before_afterwards(gpu, monkeypatch):
+    seen = []
+
+    class Watched(cuda._Forward):
+        def __call__(self, pixels):
+            seen.append(settings())
+            return super().__call__(pixels)
+
+    monkeypatch.setattr(cuda, "_Forward", Watched)
+    make_engine()
+    assert set(seen) == {(False, False)}
+    assert settings() == (True, True)
+
+
+@pytest.mark.usefixtures("tf32")
+def test_the_setting_comes_back_when_computing_fails():
+    def compute():
+        with exact_float32():
+            assert settings() == (False, False)
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        compute()
+    assert settings() == (True, True)
+
+
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize(("device", "expected"), [("cuda", (False, False)), ("cpu", (True, True))])
+def test_the_reference_is_float32_on_a_gpu_too(device, expected):
+    seen = []
+    model = make_model()
+    model.register_forward_hook(lambda *_: seen.append(settings()))
+    engine = PlainEngine(model, SPEC)
+    engine._device = SimpleNamespace(type=device)
+    images = SimpleNamespace(to=lambda _: choice.draw(SPEC.size_px))
+    assert engine.score(images).shape == (2, 5)
+    assert seen == [expected]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
