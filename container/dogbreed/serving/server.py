@@ -169,7 +169,7 @@ def load_predictor(
         {
             "backbone": bundle.backbone,
             "classes": len(bundle.labels),
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "device": "cuda" if chosen.engine.name == "cuda" else "cpu",
             "engine": computes,
             "version": bundle.versions.get("dogbreed", ""),
         }

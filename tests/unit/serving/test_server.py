@@ -77,6 +77,21 @@ def test_a_lone_image_gets_all_cpus_unless_that_is_switched_off(tmp_path: Path, 
     assert (engine._lone is not engine._free) == low_latency
 
 
+def test_the_device_that_is_told_is_the_engines_and_not_whatever_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_bundle(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    metrics = Metrics(None)
+    threads = torch.get_num_threads()
+    try:
+        server.load_predictor(tmp_path / "model", metrics, max_pixels=10**6, engine="torch")
+    finally:
+        torch.set_num_threads(threads)
+    text = metrics.render()[0]
+    assert 'device="cpu",engine="torch-fp32"' in (text.decode() if isinstance(text, bytes) else text)
+
+
 def test_of_several_gpus_a_model_goes_to_the_one_with_most_free_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
