@@ -197,7 +197,7 @@ def test_a_host_with_a_few_images_of_its_own_holds_up_no_step(
     logs = [process.communicate(timeout=250)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], logs
     rates = [float(line.split("lr=")[1].split(";")[0]) for line in logs[0].splitlines() if "epoch=" in line]
-    assert rates[-1] < 0.02 * float(EXACT["lr"])
+    assert rates[-1] < 0.05 * float(EXACT["lr"]), "of the last of all steps"
     assert "stood alone" not in logs[0]
     found = json.loads((folders[0].model / "bundle.json").read_text())
     assert found["facts"]["train_images"] == len(list((drawn_data / "train").rglob("*.jpg")))
