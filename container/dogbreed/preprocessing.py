@@ -37,6 +37,13 @@ MAX_ASPECT_RATIO = 200
 """Images that are longer than this many times their width are refused: the shorter side is resized to that of the
 network, and the longer with it. A line of 20,000 pixels, 60 kB, would become 3.9 GB."""
 
+MAX_SCANS = 100
+"""JPEGs of more scans are refused; progressive photos have six to a dozen."""
+
+MAX_SCANNED_PIXELS = 2_000_000_000
+"""JPEGs of more pixels times scans are refused: a scan takes 1.5 ns a pixel, even one that says nothing in 95 bytes
+(8000 x 8000, 2026-11-29). A dozen scans of the largest image are hardly more."""
+
 # ImageNet's channel statistics for RGB in [0, 1], which every torchvision backbone was trained with
 # (pytorch/vision, references/classification/presets.py).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -49,12 +56,15 @@ _RESIZE_OVER_CROP = 256 / 224
 _RESIZES_BYTES = any(name in torch.backends.cpu.get_cpu_capability() for name in ("AVX2", "AVX512"))
 
 
+# As Pillow names them.
+_JPEGS = ("JPEG", "MPO")
+
 # Of a high-depth image converted at once: 8 MiB of float64.
 _STRIP_PIXELS = 1024 * 1024
 
 
 class CorruptImageError(ValueError):
-    """The bytes are no image of an allowed format, are truncated, or hold too many pixels, or too long a strip."""
+    """The bytes are no image of an allowed format, truncated, of too many pixels or scans, or too long a strip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +144,9 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted; transparency is laid on white;
     of an animation the first frame counts.
 
-    The header is read first, and what is too large refused by it. The pixels of grey and colour JPEGs are
-    torchvision's, which has the same library underneath as Pillow and gives the same bytes in two thirds of the time;
-    everything else, and what torchvision refuses, is Pillow's.
+    The header is read first, and what is too large refused by it; of JPEGs that may have several scans, these are
+    counted. The pixels of grey and colour JPEGs are torchvision's, which has the same library underneath as Pillow and
+    gives the same bytes in two thirds of the time; everything else, and what torchvision refuses, is Pillow's.
 
     Args:
         source: an image file, or the bytes of one.
@@ -150,15 +160,19 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
         OSError: a file cannot be opened.
     """
     data = _read(source) if isinstance(source, Path) else source
-    plain = jpeg.plain_size(data)
+    plain = jpeg.plain_header(data)
     if plain is not None:
-        _check_size(*plain, max_pixels)
-        pixels_CHW = _decode_jpeg(data, *plain)
+        height, width, scans = plain
+        _check_size(height, width, max_pixels)
+        _check_scans(height, width, scans)
+        pixels_CHW = _decode_jpeg(data, height, width)
         if pixels_CHW is not None:
             return pixels_CHW
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.height, image.width, max_pixels)
+            if image.format in _JPEGS:
+                _check_scans(image.height, image.width, jpeg.scans(data))
             # What torchvision has just refused it need not refuse once more.
             pixels_CHW = _decode_upright_jpeg(data, image) if plain is None else None
             if pixels_CHW is not None:
@@ -189,6 +203,12 @@ def _check_size(height: int, width: int, max_pixels: int) -> None:
         )
 
 
+def _check_scans(height: int, width: int, scans: int) -> None:
+    if scans > MAX_SCANS or (scans > 1 and scans * width * height > MAX_SCANNED_PIXELS):
+        allowed = min(MAX_SCANS, max(1, MAX_SCANNED_PIXELS // (width * height)))
+        raise CorruptImageError(f"{scans} scans of {width}x{height} pixels are more than the allowed {allowed}")
+
+
 def _decode_jpeg(data: bytes, height: int, width: int) -> Tensor | None:
     """The pixels of a grey or colour JPEG as they are stored; None when torchvision refuses it."""
     try:
@@ -201,7 +221,7 @@ def _decode_jpeg(data: bytes, height: int, width: int) -> Tensor | None:
 
 def _decode_upright_jpeg(data: bytes, header: Image.Image) -> Tensor | None:
     """The same, turned as the header says; None when it is something else, too."""
-    if header.format not in ("JPEG", "MPO") or header.mode not in ("L", "RGB"):
+    if header.format not in _JPEGS or header.mode not in ("L", "RGB"):
         return None
     pixels_CHW = _decode_jpeg(data, header.height, header.width)
     turn = _UPRIGHT.get(header.getexif().get(ExifTags.Base.Orientation, 1))

@@ -76,6 +76,11 @@ def resized_header(image: bytes, width: int, height: int) -> bytes:
     return image[:place] + struct.pack(">HH", height, width) + image[place + 4 :]
 
 
+def repeated_scans(image: bytes, times: int) -> bytes:
+    """A progressive JPEG whose last scan comes so many times more: less than 100 bytes each, whatever its size."""
+    return image[:-2] + image[image.rindex(b"\xff\xda") : -2] * times + image[-2:]
+
+
 PHOTO = Image.linear_gradient("L").resize((60, 50)).convert("RGB")
 JPEG, PNG, GIF = encode(PHOTO, "JPEG"), encode(PHOTO, "PNG"), encode(PHOTO, "GIF")
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -93,6 +98,10 @@ REFUSED = {
     "a PNG that inflates to more than it says, cut": png(50, 50, pixels=b"\0" * 100),
     "a comment that inflates to 200 MB": png(5, 5, chunk(b"zTXt", b"a\0\0" + zlib.compress(b"\0" * 200 * MIB))),
     "a JPEG of 4.2 billion pixels": resized_header(JPEG, 65_500, 65_500),
+    "a JPEG of 1,200 scans": repeated_scans(encode(Image.new("RGB", (2000, 2000)), "JPEG", progressive=True), 1200),
+    "a turned JPEG of 1,200 scans": repeated_scans(
+        encode(Image.new("RGB", (2000, 2000)), "JPEG", progressive=True, exif=ROTATED), 1200
+    ),
     "a GIF of 4.2 billion pixels": GIF[:6] + struct.pack("<HH", 65_535, 65_535) + GIF[10:],
     "a WebP of 268 million pixels": b"RIFF\x1a\0\0\0WEBPVP8L\x0d\0\0\0\x2f\xff\xff\xff\x0f\0\0\0\0\0\0\0\0",
     "a BMP of 2 billion columns": b"BM"

@@ -288,6 +288,33 @@ def test_a_jpeg_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
         decode(encode(quarters(), "JPEG"), max_pixels=24 * 16 - 1)
 
 
+def repeated_scans(size, times, **options):
+    """A progressive JPEG whose last scan, in which next to nothing is said, comes so many times more."""
+    data = encode(Image.new("RGB", size, RED), "JPEG", progressive=True, **options)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * times + data[-2:]
+
+
+@pytest.mark.parametrize("exif", [False, True], ids=["plain", "EXIF"])
+def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded(monkeypatch, exif):
+    options = {"exif": Image.Exif()} if exif else {}
+    if exif:
+        options["exif"][0x0112] = 6
+    # Beside the 10 that Pillow writes.
+    most, more, few = (repeated_scans((24, 16), times, **options) for times in (90, 91, 3))
+    assert decode(most).shape[0] == 3
+    monkeypatch.setattr(preprocessing, "decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(Image.Image, "load", lambda _self: pytest.fail("decoded"))
+    with pytest.raises(CorruptImageError, match="101 scans of 24x16 pixels are more than the allowed 100"):
+        decode(more)
+    monkeypatch.setattr(preprocessing, "MAX_SCANNED_PIXELS", 24 * 16 * 12)
+    with pytest.raises(CorruptImageError, match="13 scans of 24x16 pixels are more than the allowed 12"):
+        decode(few)
+
+
+def test_the_largest_progressive_image_may_have_the_scans_that_such_have():
+    preprocessing._check_scans(1, preprocessing.MAX_PIXELS, 10)
+
+
 def test_the_same_bytes_are_refused_in_the_same_words(tmp_path):
     # A job counts corrupt images by path and reason.
     def reason():
