@@ -206,9 +206,7 @@ def _document(bundle: Bundle, weights: bytes) -> dict[str, object]:
 def _digest(file: Path) -> str:
     """SHA-256 of the weights, read in parts: a sparse file can claim any size."""
     try:
-        # A device or a pipe has no end.
-        if file.exists() and not file.is_file():
-            raise BundleError(f"{file} is no plain file")
+        _check_plain(file)
         size_bytes = file.stat().st_size
         if size_bytes > MAX_WEIGHTS_BYTES:
             raise BundleError(f"{file} has {size_bytes} bytes; more than {MAX_WEIGHTS_BYTES} are not loaded")
@@ -218,11 +216,23 @@ def _digest(file: Path) -> str:
         raise BundleError(f"{file} cannot be read: {error.strerror}") from error
 
 
+def _check_plain(file: Path) -> None:
+    """Raises BundleError for a device or a pipe, which have no end and no size; what is not there is not its affair."""
+    if file.exists() and not file.is_file():
+        raise BundleError(f"{file} is no plain file")
+
+
 def _read_document(file: Path) -> dict[str, Any]:
     try:
+        _check_plain(file)
         if file.stat().st_size > _MAX_DOCUMENT_BYTES:
             raise BundleError(f"{file} has {file.stat().st_size} bytes; more than {_MAX_DOCUMENT_BYTES} are not read")
-        document = json.loads(file.read_text(encoding="utf-8"))
+        # What is written meanwhile, or says that it has no bytes as files of /proc do, has no end either.
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_DOCUMENT_BYTES + 1)
+        if len(text) > _MAX_DOCUMENT_BYTES:
+            raise BundleError(f"{file} has more than the {_MAX_DOCUMENT_BYTES} bytes that are read")
+        document = json.loads(text.decode("utf-8"))
     except FileNotFoundError:
         held = sorted(entry.name for entry in file.parent.iterdir())[:5] if file.parent.is_dir() else []
         raise BundleError(

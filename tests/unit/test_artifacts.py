@@ -463,8 +463,32 @@ def test_files_that_claim_more_than_there_is_take_no_memory(saved, name, size_by
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024  # KiB
 
 
-def test_a_link_to_a_device_is_refused(saved):
-    (saved / artifacts.WEIGHTS_FILE).unlink()
-    (saved / artifacts.WEIGHTS_FILE).symlink_to("/dev/zero")
+@pytest.mark.parametrize("name", [artifacts.WEIGHTS_FILE, artifacts.BUNDLE_FILE])
+def test_a_link_to_a_device_is_refused(saved, name):
+    (saved / name).unlink()
+    (saved / name).symlink_to("/dev/zero")
+    # Without the refusal it is read until memory ends.
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (8 * 2**30, limits[1]))
+    try:
+        with pytest.raises(BundleError, match="is no plain file"):
+            artifacts.load(saved)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", [artifacts.WEIGHTS_FILE, artifacts.BUNDLE_FILE])
+def test_a_pipe_is_refused_and_not_waited_for(saved, name):
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
     with pytest.raises(BundleError, match="is no plain file"):
+        artifacts.load(saved)
+
+
+def test_a_document_that_does_not_tell_its_size_is_read_no_further_than_any(saved, monkeypatch):
+    monkeypatch.setattr(artifacts, "_MAX_DOCUMENT_BYTES", 10)
+    (saved / artifacts.BUNDLE_FILE).unlink()
+    (saved / artifacts.BUNDLE_FILE).symlink_to("/proc/self/limits")  # a plain file of 0 bytes, says stat
+    with pytest.raises(BundleError, match="has more than the 10 bytes that are read"):
         artifacts.load(saved)

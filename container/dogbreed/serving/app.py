@@ -399,7 +399,8 @@ def _add_page(app: Flask, settings: Settings, *, multi_model: bool) -> None:
 def _card(file: Path | None) -> Response:
     """What the bundle says of itself."""
     try:
-        if file is None:
+        # A pipe would be waited for.
+        if file is None or not file.is_file():
             raise FileNotFoundError
         with file.open("rb") as stream:
             text = stream.read(_MAX_CARD_BYTES).decode("utf-8", errors="replace")

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import socket
 import threading
@@ -569,6 +570,15 @@ def test_the_model_card_is_shown_as_text_where_the_page_is(model, gate, tmp_path
     assert "<script" not in response.text
     assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src")
     assert create_app(model, gate, Settings(1000, card=file)).test_client().get("/model-card").status_code == 404
+
+
+def test_a_model_card_that_is_a_pipe_is_not_waited_for(model, gate, tmp_path):
+    card = tmp_path / "MODEL_CARD.md"
+    os.mkfifo(card)
+    assert (
+        create_app(model, gate, Settings(1000, page=True, card=card)).test_client().get("/model-card").status_code
+        == 404
+    )
 
 
 @pytest.mark.parametrize("there", [True, False])
