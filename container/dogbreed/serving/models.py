@@ -135,6 +135,10 @@ class ModelRegistry:
         """
         if not name or len(name) > _NAME_MAX_CHARACTERS:
             raise RequestError(f"model_name must have 1 to {_NAME_MAX_CHARACTERS} characters; it has {len(name)}")
+        if not _is_text(name):
+            raise RequestError(
+                f"model_name={name[:100]!r} is no text: it holds half of a character's code (a surrogate)"
+            )
         folder = self._folder(url)
         entry = _Entry(Described(name, url), _size_bytes(folder))
         with self._changed:
@@ -341,6 +345,15 @@ def _refusal(name: str, error: Exception) -> RequestError | None:
     if is_memory_error(error):
         return OutOfMemoryError(f"there is not enough memory to load model {name[:100]!r}")
     return RequestError(f"model {name[:100]!r} cannot be loaded: {error}") if isinstance(error, JobError) else None
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written in UTF-8, and so in a path; JSON's escapes can write others."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _size_bytes(folder: Path) -> int:

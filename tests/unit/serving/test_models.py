@@ -176,7 +176,15 @@ def test_a_name_has_a_length(machine, models, name):
         models.load(name, machine.folder("a"))
 
 
-@pytest.mark.parametrize("name", ["a/b", "../..", "ünï", "a b", "invoke"])
+@pytest.mark.parametrize("name", ["a\ud800b", "\udcff"])
+def test_a_name_that_no_path_can_hold_is_refused(machine, models, name):
+    with pytest.raises(RequestError, match="is no text: it holds half of a character's code") as caught:
+        models.load(name, machine.folder("a"))
+    assert caught.value.status == 400
+    assert models.page() == ([], None)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../..", "ünï", "a b", "invoke", "\U0001f436"])
 def test_a_name_is_opaque(machine, models, name):
     models.load(name, machine.folder("a"))
     assert models.find(name).predict([]) == ["model"]

@@ -1,5 +1,6 @@
 """The routes of a multi-model endpoint, with models that are a few lines long."""
 
+import json
 import math
 
 import pytest
@@ -118,6 +119,14 @@ def test_a_bundle_that_is_none_is_a_400_with_the_reason(load):
 def test_a_body_that_names_no_model_is_a_400(client, body):
     response = client.post("/models", data=body, content_type="application/json")
     assert response.status_code == 400
+
+
+def test_a_name_with_half_a_character_is_a_400_and_nothing_is_loaded(client, tmp_path):
+    body = json.dumps({"model_name": "a\ud800b", "url": str(tmp_path / "pugs" / "model")})
+    response = client.post("/models", data=body, content_type="application/json")
+    assert response.status_code == 400
+    assert "'a\\ud800b' is no text" in error_of(response)["message"]
+    assert client.get("/models?limit=1").json == {"models": []}
 
 
 def test_names_are_opaque_and_may_hold_anything_that_a_path_can_quote(client, load):
