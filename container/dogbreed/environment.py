@@ -459,7 +459,22 @@ def write_failure(paths: Paths, reason: str) -> None:
         return
 
 
-def share_metrics(environ: MutableMapping[str, str] = os.environ, *, scratch: Path = _SCRATCH) -> Path | None:
+@dataclass(frozen=True, slots=True)
+class SharedCounts:
+    """Where the processes of a server share what they count.
+
+    Attributes:
+        folder: of prometheus-client's files.
+        named: by the user, who may keep other things in it; else it is a scratch folder of this server alone.
+        made: it was not there before.
+    """
+
+    folder: Path
+    named: bool
+    made: bool
+
+
+def share_metrics(environ: MutableMapping[str, str] = os.environ, *, scratch: Path = _SCRATCH) -> SharedCounts | None:
     """A folder in which the processes of a server share what they count, made known to prometheus-client.
 
     One that the user has named (PROMETHEUS_MULTIPROC_DIR) is kept. Call it before anything imports prometheus-client.
@@ -470,14 +485,15 @@ def share_metrics(environ: MutableMapping[str, str] = os.environ, *, scratch: Pa
     named = environ.get("PROMETHEUS_MULTIPROC_DIR")
     try:
         if named:
+            made = not Path(named).exists()
             Path(named).mkdir(parents=True, exist_ok=True)
-            return Path(named)
+            return SharedCounts(Path(named), named=True, made=made)
         folder = tempfile.mkdtemp(prefix="dogbreed-metrics-", dir=scratch)
     except OSError:
         environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         return None
     environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    return Path(folder)
+    return SharedCounts(Path(folder), named=False, made=True)
 
 
 def available_cpus(

@@ -58,7 +58,7 @@ def test_the_log_is_json_when_asked_and_cloudwatch_finds_its_metrics_in_it(
     save_bundle(tmp_path)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    server = starting(
+    server = starting(  # with a folder for counts that is not there yet
         DOGBREED_LOG_FORMAT="json",
         DOGBREED_EMF_NAMESPACE="dogs",
         PROMETHEUS_MULTIPROC_DIR=str(scratch / "metrics"),
@@ -73,3 +73,20 @@ def test_the_log_is_json_when_asked_and_cloudwatch_finds_its_metrics_in_it(
     assert (invocation["status"], invocation["request_id"], invocation["inference_id"]) == (200, "mine", "seven")
     assert (metric["Status"], metric["RequestId"], metric["Invocations"]) == (200, "mine", 1)
     assert list(scratch.iterdir()) == []
+
+
+def test_a_folder_for_counts_that_a_user_has_named_keeps_what_else_is_in_it(
+    starting: Callable[..., Server], tmp_path: Path
+) -> None:
+    save_bundle(tmp_path)
+    folder = tmp_path / "named"
+    (folder / "below").mkdir(parents=True)
+    others = [folder / "thesis.txt", folder / "below" / "counter_9.db"]
+    for file in others:
+        file.write_bytes(b"")
+    server = starting(PROMETHEUS_MULTIPROC_DIR=str(folder), SAGEMAKER_MODEL_SERVER_WORKERS="2")
+    server.wait(is_ready)
+    assert counts(server)["dogbreed_requests_total", "/ping", "200"] > 0
+    assert len(list(folder.glob("*.db"))) > 2
+    assert server.stop() == 0
+    assert sorted(file for file in folder.rglob("*") if file.is_file()) == sorted(others)

@@ -512,11 +512,22 @@ def test_logs_are_text_and_not_for_cloudwatch_unless_asked():
 
 def test_the_processes_of_a_server_are_told_where_to_share_their_counts(tmp_path):
     environ = {}
-    folder = environment.share_metrics(environ, scratch=tmp_path)
+    shared = environment.share_metrics(environ, scratch=tmp_path)
+    folder = shared.folder
     assert folder.is_dir()
+    assert (shared.named, shared.made) == (False, True)
     assert folder.parent == tmp_path
     assert environ == {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    assert environment.share_metrics(environ, scratch=tmp_path / "absent") == folder
+    assert environment.share_metrics(environ, scratch=tmp_path / "absent") == environment.SharedCounts(
+        folder, named=True, made=False
+    )
+
+
+def test_a_named_folder_for_counts_is_made_if_it_is_not_there(tmp_path):
+    environ = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "a" / "b")}
+    found = environment.share_metrics(environ)
+    assert found == environment.SharedCounts(tmp_path / "a" / "b", named=True, made=True)
+    assert found.folder.is_dir()
 
 
 def test_without_a_disk_to_write_on_each_process_counts_for_itself(tmp_path):

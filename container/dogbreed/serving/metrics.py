@@ -12,7 +12,7 @@ Sources: prometheus.io, Exposition formats, and Metric and label naming; SageMak
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -168,6 +168,15 @@ class _Passing(AbstractContextManager[None]):
     ) -> bool | None:
         self._running.dec()
         return self._gate.__exit__(kind, error, trace)
+
+
+def remove_counts(pids: Collection[int], folder: Path) -> None:
+    """Removes what processes of a server that has ended have left in a folder, and nothing else that is in it."""
+    for file in folder.glob("*.db"):
+        # prometheus-client writes `counter_17.db` and `gauge_livesum_17.db`.
+        pid = file.stem.rpartition("_")[2]
+        if pid.isdecimal() and int(pid) in pids:
+            file.unlink(missing_ok=True)
 
 
 def forget_process(pid: int, folder: Path) -> None:

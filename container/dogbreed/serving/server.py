@@ -15,6 +15,7 @@ Sources: AWS developer guide, your-algorithms-inference-code (TCP accept within 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -40,6 +41,7 @@ from dogbreed.environment import (
     PORT_VARIABLE,
     SERVING_STOP_GRACE_S,
     ServingEnvironment,
+    SharedCounts,
     available_memory_bytes,
     read_serving_environment,
     share_metrics,
@@ -52,7 +54,7 @@ from dogbreed.serving.admission import Gate
 from dogbreed.serving.app import App, Settings, create_app
 from dogbreed.serving.board import Board
 from dogbreed.serving.lifecycle import ModelLifecycle
-from dogbreed.serving.metrics import Metrics, forget_process
+from dogbreed.serving.metrics import Metrics, forget_process, remove_counts
 from dogbreed.serving.models import ModelRegistry
 from dogbreed.serving.worker import STAYING_THREADS, Worker
 
@@ -276,12 +278,14 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self,
         environment: ServingEnvironment,
         default_accept: str,
-        metrics_folder: Path | None,
+        shared: SharedCounts | None,
         gpus: Sequence[str],
     ) -> None:
         self._environment = environment
         self._default_accept = default_accept
-        self._metrics_folder = metrics_folder
+        self._shared = shared
+        self._metrics_folder = shared.folder if shared is not None else None
+        self._ended: set[int] = set()
         # The one process of several models has them on all GPUs.
         self._gpus = () if environment.multi_model else gpus
         self._workers = environment.workers or max(1, len(self._gpus))
@@ -412,13 +416,22 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def _forget(self, _arbiter: Any, worker: Any) -> None:  # noqa: ANN401  gunicorn has no types
         """Called by gunicorn when a worker has ended, however it did."""
         self.board.write(worker.age, False)
+        self._ended.add(worker.pid)
         if self._metrics_folder is not None:
             forget_process(worker.pid, self._metrics_folder)
 
-    def _clean_up(self, _arbiter: Any) -> None:  # noqa: ANN401  gunicorn has no types
+    def _clean_up(self, arbiter: Any) -> None:  # noqa: ANN401  gunicorn has no types
         """Called by gunicorn at the end, in the first process only."""
-        if self._metrics_folder is not None:
-            shutil.rmtree(self._metrics_folder, ignore_errors=True)
+        if self._shared is None:
+            return
+        folder = self._shared.folder
+        if not self._shared.named:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        with contextlib.suppress(OSError):
+            remove_counts({*arbiter.WORKERS, *self._ended}, folder)
+            if self._shared.made:
+                folder.rmdir()  # if nobody has put anything else there
 
 
 def _most_connections(threads: int) -> int:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dogbreed.errors import ServerBusyError
 from dogbreed.serving.admission import Gate
-from dogbreed.serving.metrics import Metrics
+from dogbreed.serving.metrics import Metrics, remove_counts
 
 
 def samples(metrics):
@@ -114,3 +114,12 @@ print(metrics.render()[0].decode())
     _, text = run(str(first))
     assert 'dogbreed_requests_total{route="/ping",status="200"} 3.0' in text  # what is counted stays
     assert "dogbreed_running_requests 2.0" in text  # what ended is not running
+
+
+def test_only_the_counts_of_given_processes_are_removed(tmp_path):
+    ours = ["counter_17.db", "gauge_livesum_17.db", "histogram_18.db"]
+    others = ["counter_1.db", "counter_117.db", "words.db", "17.txt", "counter_17.db.txt", "counter_x.db"]
+    for name in [*ours, *others]:
+        (tmp_path / name).write_bytes(b"")
+    remove_counts({17, 18}, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(others)
