@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -73,6 +74,7 @@ _INVOCATIONS = "/invocations"
 _ASKS_FOR_PREDICTIONS = re.compile("/invocations|/models/(?P<model>[^/]+)/invoke")
 _ID = re.compile(r"[!-~]{1,128}")
 _MIB = 1024 * 1024
+_LARGE_BODY_BYTES = _MIB
 # CreateTransformJob: MaxPayloadInMB is at most 100, and so is its product with MaxConcurrentTransforms.
 _TRANSFORM_MAX_MB = 100
 # A heat map costs several predictions: one is drawn at a time, and few may wait for it.
@@ -129,7 +131,7 @@ def create_app(
     counts = metrics or Metrics()
     bodies = Bodies(settings.max_payload_bytes, patience_s=settings.body_patience_s, at_once=settings.max_bodies)
     maps = Gate(slots=1, waiting=_WAITING_FOR_MAPS, patience_s=gate.patience_s)
-    desk = _Desk(gate, maps, settings, counts, bodies)
+    desk = _Desk(gate, maps, settings, counts, bodies, threading.Lock())
     app = App(gate, counts, settings, clock)
     if isinstance(model, ModelRegistry):
         _add_several(app, model, desk)
@@ -295,13 +297,19 @@ class App(Flask):
 
 @dataclass(frozen=True, slots=True)
 class _Desk:
-    """Where a request for predictions becomes an answer; see `create_app` for what it holds."""
+    """Where a request for predictions becomes an answer; see `create_app` for what it holds.
+
+    Attributes:
+        large: held while a large body is read for its images. Python reads one at a time anyhow; what several take
+            meanwhile would add up, and each would wait longer for the interpreter, as `/ping` does.
+    """
 
     gate: Gate
     maps: Gate
     settings: Settings
     counts: Metrics
     bodies: Bodies
+    large: threading.Lock
 
     def answer(self, environ: WSGIEnvironment, model: Model) -> Response:
         deadline = Deadline(self.settings.request_timeout_s, partial(connection.is_open, environ))
@@ -315,7 +323,9 @@ class _Desk:
         answer_type = payload.choose_answer_type(environ.get("HTTP_ACCEPT"), default)
         streams = lines_in and answer_type == payload.JSON_LINES
         one_by_one = streams or self.settings.item_errors
-        items = _read_items(content_type, body, one_by_one=one_by_one)
+        alone: AbstractContextManager[object] = self.large if len(body) > _LARGE_BODY_BYTES else nullcontext()
+        with alone:
+            items = _read_items(content_type, body, one_by_one=one_by_one)
         only = payload.only_image(items, answer_type) if options.heat_map else None
         images = [] if one_by_one else payload.all_images(items)
         environ[_CALL].images = len(items)

@@ -8,7 +8,6 @@ byte a second is ended by a deadline for the whole body, and no more bodies are 
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import threading
 import time
@@ -20,6 +19,7 @@ from werkzeug.sansio.utils import get_content_length
 from werkzeug.wsgi import get_input_stream
 
 from dogbreed.errors import RequestError, ServerBusyError, SlowClientError
+from dogbreed.serving import documents
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -86,8 +86,8 @@ class Bodies:
     def read_strings(self, environ: WSGIEnvironment, *names: str) -> list[str]:
         """Named strings of the JSON object in the body; raises as `read` does, and RequestError for anything else."""
         try:
-            document = json.loads(self.read(environ))
-        except (ValueError, RecursionError) as error:
+            document = documents.read(self.read(environ))
+        except ValueError as error:
             raise RequestError(f"the body is not JSON: {error}") from error
         if not isinstance(document, dict) or not all(isinstance(document.get(name), str) for name in names):
             raise RequestError(f"the body must be a JSON object with the strings {', '.join(names)}")

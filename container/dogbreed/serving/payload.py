@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dogbreed.errors import NotAcceptableError, PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
-from dogbreed.serving import forms
+from dogbreed.serving import documents, forms
 
 MAX_IMAGES = 64
 """Images in one request: what a CPU answers within the platform's 60 seconds."""
@@ -60,6 +60,7 @@ _HEAT_MAP = "heatmap"
 _MESSAGE_MAX_CHARACTERS = 1000
 _QUOTED = 40
 _WHITESPACE = re.compile(r"\s+")
+_ASCII_WHITESPACE = bytes(code for code in range(128) if chr(code).isspace())
 
 T = TypeVar("T")
 
@@ -283,17 +284,18 @@ def _error_entry(code: str, message: str) -> dict[str, object]:
 
 
 def _read_lines(body: bytes) -> list[Item]:
+    # Counted first: a body of line breaks would be as many objects.
+    count = body.count(b"\n") + (not body.endswith(b"\n"))
+    if count > MAX_LINES:
+        raise PayloadTooLargeError(f"{count} lines are more than the allowed {MAX_LINES}; send several requests")
     # Not splitlines, which also breaks at characters that JSON strings may hold.
-    lines = body.removesuffix(b"\n").split(b"\n")
-    if len(lines) > MAX_LINES:
-        raise PayloadTooLargeError(f"{len(lines)} lines are more than the allowed {MAX_LINES}; send several requests")
-    return _each(lines, _read_line)
+    return _each(body.removesuffix(b"\n").split(b"\n"), _read_line)
 
 
 def _read_line(line: bytes, place: int) -> bytes:
     try:
-        return _decode_item(json.loads(line), f"line {place} (counted from 0)")
-    except (ValueError, RecursionError) as error:
+        return _decode_item(documents.read(line), f"line {place} (counted from 0)")
+    except ValueError as error:
         raise RequestError(f"line {place} (counted from 0) is not JSON: {error}") from error
 
 
@@ -310,8 +312,8 @@ def _each(values: Sequence[T], read: Callable[[T, int], bytes]) -> list[Item]:
 
 def _read_json(body: bytes) -> list[Item]:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        document = documents.read(body)
+    except ValueError as error:
         raise RequestError(f"the body is not JSON: {error}") from error
     items = _list_in(document)
     if not items:
@@ -345,12 +347,17 @@ def _decode_item(item: object, where: str) -> bytes:
             raise RequestError(f"{where} is a data URI without ;base64")
     try:
         # Encoders that follow MIME break lines; anything else that is not base64 is a mistake.
-        data = base64.b64decode(_WHITESPACE.sub("", text), validate=True)
+        data = base64.b64decode(_without_whitespace(text), validate=True)
     except ValueError as error:
         raise RequestError(f"{where} is not base64: {error}") from error
     if not data:
         raise RequestError(f"{where} is empty")
     return data
+
+
+def _without_whitespace(text: str) -> str | bytes:
+    """By a table where it is ASCII, as base64 is: a pattern takes ten times as long, with the interpreter held."""
+    return text.encode().translate(None, _ASCII_WHITESPACE) if text.isascii() else _WHITESPACE.sub("", text)
 
 
 def _read_range(item: str) -> tuple[str, float] | None:

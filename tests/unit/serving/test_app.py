@@ -17,6 +17,7 @@ from flask import Flask
 
 from dogbreed.errors import NoHeatMapError, NotReadyError, UnreadableImageError
 from dogbreed.serving import app as app_module
+from dogbreed.serving import payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.app import Settings, create_app
 from dogbreed.serving.deadline import Deadline, unlimited
@@ -570,6 +571,34 @@ def test_the_model_card_is_shown_as_text_where_the_page_is(model, gate, tmp_path
     assert "<script" not in response.text
     assert response.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src")
     assert create_app(model, gate, Settings(1000, card=file)).test_client().get("/model-card").status_code == 404
+
+
+def test_large_bodies_are_read_one_at_a_time_and_small_ones_meanwhile(model, monkeypatch):
+    monkeypatch.setattr(app_module, "_LARGE_BODY_BYTES", 50)
+    app = create_app(model, Gate(slots=9, waiting=9), Settings(max_payload_bytes=1000))
+    read_items, reading, most, go_on = payload.read_items, [], [], threading.Event()
+
+    def read(content_type, body):
+        if len(body) > 50:
+            reading.append(body)
+            most.append(len(reading))
+            assert go_on.wait(30)
+            reading.remove(body)
+        return read_items(content_type, body)
+
+    monkeypatch.setattr(payload, "read_items", read)
+
+    def post(body):
+        return app.test_client().post("/invocations", data=body, content_type="image/jpeg").status_code
+
+    threads = [threading.Thread(target=post, args=(b"x" * 51,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert post(b"x" * 50) == 200
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert most == [1] * 4
 
 
 def test_a_model_card_that_is_a_pipe_is_not_waited_for(model, gate, tmp_path):

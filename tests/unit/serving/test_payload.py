@@ -8,11 +8,12 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder
 
 from dogbreed.errors import NotAcceptableError, PayloadTooLargeError, RequestError, UnsupportedMediaTypeError
-from dogbreed.serving import payload
+from dogbreed.serving import forms, payload
 from dogbreed.serving.payload import Options, Scores
 
 PHOTO = b"\xff\xd8 not decoded here"
@@ -66,7 +67,7 @@ def test_another_type_is_refused_with_the_list_of_allowed_ones(content_type):
         (b"", "empty"),
         (b"{", "not JSON"),
         (b"\xff\xfe\x00", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 10_000, "not JSON"),
         (b"9" * 10_000, "not JSON"),
         (body([]), "list of images is empty"),
         (body({"images": []}), "list of images is empty"),
@@ -123,6 +124,7 @@ def form(*parts, boundary="xyz", end="--"):
     return f"multipart/form-data; boundary={boundary}", text + b"--xyz" + end.encode() + b"\r\n"
 
 
+FORM_XYZ = "multipart/form-data; boundary=xyz"
 FILE = 'Content-Disposition: form-data; name="f"; filename="a.jpg"'
 FIELD = 'Content-Disposition: form-data; name="f"'
 
@@ -140,7 +142,13 @@ def test_a_forms_files_are_images_whatever_bytes_they_hold():
         (form(), "the form holds no file"),
         (form((FILE, PHOTO), (FILE, b"")), "file 1 .* is empty"),
         (form((FILE, PHOTO), boundary=""), "has no boundary"),
-        (form((FILE, PHOTO), boundary="other"), "not a multipart form"),
+        (form((FILE, PHOTO), boundary="other"), "not a multipart form, .*: it does not begin with its boundary"),
+        ((FORM_XYZ, b"a preamble\r\n" + form((FILE, PHOTO))[1]), "it does not begin with its boundary"),
+        ((FORM_XYZ, b"\r\n" * 1000), "it does not begin with its boundary"),
+        (form((FILE + "\r\nA: b" * 5000, PHOTO)), "a part has no head, or one of more than 16384 bytes"),
+        ((FORM_XYZ, b"--xyz\r\n" + FILE.encode() + b"\r\n--xyz--"), "a part has no head"),
+        ((FORM_XYZ, b"--xyz\r\n--xyz\r\n--xyz--"), "a part has no head"),
+        ((FORM_XYZ, b"--xyz\r\nContent-Disposition: \xff\r\n\r\nx\r\n--xyz--"), "not a multipart form"),
         (form((FILE, PHOTO), end=""), "not a multipart form, or not the whole of one"),
         (form(("Content-Type: image/png", PHOTO)), "Missing Content-Disposition"),
     ],
@@ -149,6 +157,79 @@ def test_a_bad_form_is_the_clients_mistake(sent, message):
     with pytest.raises(RequestError, match=message) as caught:
         read_images(*sent)
     assert caught.value.status == 400
+
+
+PARTS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            [
+                FILE,
+                FIELD,
+                FIELD + "\r\nContent-Type: image/png",
+                "content-type: IMAGE/jpeg; q=1\r\ncontent-disposition: form-data;\r\n name=f",
+                "Content-Disposition: form-data; filename*=utf-8''%c3%a4.jpg",
+            ]
+        ),
+        st.lists(st.sampled_from([b"\n", b"\r\n", b"--", b"xy", b"a", b"\0"]), max_size=8).map(b"".join),
+    ),
+    max_size=5,
+)
+
+
+@settings(max_examples=200)
+@given(
+    PARTS,
+    st.sampled_from([b"\r\n", b"\n"]),
+    st.sampled_from([b"", b"\r\n"]),
+    st.sampled_from([b"", b" \t"]),
+    st.binary(),
+)
+def test_a_form_is_what_a_general_parser_finds_in_it(parts, line, before, blank, after):
+    text = b"".join(
+        b"--xyz%s%s" % (blank, line) + head.encode().replace(b"\r\n", line) + line * 2 + content + line
+        for head, content in parts
+    )
+    sent = before + text + b"--xyz--" + blank + b"\r\n" + after
+    decoder = MultipartDecoder(b"xyz", max_parts=128)
+    decoder.receive_data(sent)
+    decoder.receive_data(None)
+    expected, wanted = [], False
+    try:
+        while not isinstance(event := decoder.next_event(), Epilogue):
+            if isinstance(event, File | Field):
+                wanted = isinstance(event, File) or event.headers.get("Content-Type", "").lower().startswith("image/")
+                expected += [b""] * wanted
+            elif isinstance(event, Data) and wanted:
+                expected[-1] += event.data
+    except ValueError:  # content that looks like a part
+        expected = []
+    try:
+        found = forms.read_files(FORM_XYZ, sent, max_files=64)
+    except RequestError:
+        found = []
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b"[" + b"[]," * 9000 + b"[]]", b"[" + b"{}," * 9000 + b"{}]", b"[" + b"0," * 17_000 + b"0]", b"[" * 100_000],
+    ids=["lists", "objects", "numbers", "depth"],
+)
+def test_json_of_many_values_is_refused_before_they_are_made(monkeypatch, document):
+    monkeypatch.setattr(json, "loads", lambda *_: pytest.fail("read"))
+    with pytest.raises(PayloadTooLargeError, match=r"commas and brackets in JSON are more than the allowed 16384"):
+        payload.read_items("application/json", document)
+    (item,) = payload.read_items("application/jsonlines", document)
+    assert isinstance(item, PayloadTooLargeError)
+
+
+def test_lines_are_counted_before_they_are_made():
+    class Body(bytes):
+        def split(self, *_):
+            pytest.fail("split")
+
+    with pytest.raises(PayloadTooLargeError, match="5000 lines are more than the allowed 1024"):
+        payload.read_items("application/jsonlines", Body(b"1\n" * 5000))
 
 
 @pytest.mark.parametrize(("files", "fields"), [(65, 0), (1, 128)])
