@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 
 from dogbreed.engines.agreement import Agreement
 from dogbreed.engines.cuda import CudaEngine
-from dogbreed.engines.engine import Engine, PlainEngine, Precision, UnsuitableError, describe
+from dogbreed.engines.engine import Engine, FullError, PlainEngine, Precision, UnsuitableError, describe
 from dogbreed.engines.openvino_cpu import OpenVinoEngine
 from dogbreed.engines.torch_cpu import TorchCpuEngine
 from dogbreed.errors import ConfigurationError
@@ -67,6 +67,7 @@ def choose(
     wish: Wish = AUTO,
     streams: int = 1,
     low_latency: bool = False,
+    shared: bool = False,
 ) -> Choice:
     """Takes the best engine for a network on this machine.
 
@@ -77,9 +78,11 @@ def choose(
         wish: what the user wants.
         streams: images that are to be computed side by side on a CPU.
         low_latency: a lone image may have the CPUs of all streams, for more memory.
+        shared: other models are on the same devices, and may be unloaded: one that is full is not passed over.
 
     Raises:
         ConfigurationError: what the user wants cannot be had; says why.
+        MemoryError: a shared device is full.
     """
     has_gpu = torch.cuda.is_available()
     images = draw(spec.size_px)
@@ -95,6 +98,8 @@ def choose(
                 build(name, precision, model, spec, streams=streams, low_latency=low_latency), images, expected
             )
         except UnsuitableError as error:
+            if shared and isinstance(error, FullError):
+                raise MemoryError(str(error)) from error
             passed_over.append(f"{wanted}: {error}")
             continue
         because = "as DOGBREED_ENGINE and DOGBREED_PRECISION say" if forced else "the quickest that may be used here"

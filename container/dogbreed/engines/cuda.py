@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dogbreed.engines.engine import Precision, UnsuitableError, exact_float32
+from dogbreed.engines.engine import FullError, Precision, UnsuitableError, exact_float32
 from dogbreed.folding import accelerated
 from dogbreed.preprocessing import PreprocessSpec
 
@@ -110,14 +110,14 @@ class CudaEngine:
             raise UnsuitableError("there is no GPU that torch can use")
         self.precision = precision
         self._lock = threading.Lock()
-        refusal = None
+        refusal: UnsuitableError | None = None
         try:
             with _ONE_AT_A_TIME:
                 # An engine that was passed over may still be there: traced networks refer to themselves.
                 gc.collect()
                 self._built = _build(model, spec, precision, device)
         except torch.OutOfMemoryError:
-            refusal = UnsuitableError("the GPU's memory is too small for this network")
+            refusal = FullError("the GPU's memory is too small for this network")
         except RuntimeError as error:
             _LOGGER.warning("the network cannot be had on the GPU", exc_info=error)
             refusal = UnsuitableError(f"the network cannot be captured on this GPU: {_first_line(error)}")

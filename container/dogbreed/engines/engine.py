@@ -24,6 +24,10 @@ class UnsuitableError(Exception):
     """An engine cannot be had for this network on this machine; the message says why, in one sentence."""
 
 
+class FullError(UnsuitableError):
+    """The device's memory is too small for the network, at least for now."""
+
+
 class Engine(Protocol):
     """A network in the form in which it is quickest. Several threads may ask at once.
 

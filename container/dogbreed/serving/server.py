@@ -124,6 +124,7 @@ def load_predictor(
     streams: int = 1,
     low_latency: bool = True,
     heat_maps: bool = True,
+    shared: bool = False,
 ) -> Predictor:
     """Imports torch and loads the bundle in a folder; runs in a worker's background thread.
 
@@ -136,10 +137,12 @@ def load_predictor(
         streams: images that are computed side by side on a CPU.
         low_latency: one that comes while nothing else is computed may have the CPUs of all, for more memory.
         heat_maps: offer them; the first one loads the bundle once more.
+        shared: other models are loaded too.
 
     Raises:
         BundleError: there is none, or it cannot be served.
         ConfigurationError: the engine or the precision cannot be had here.
+        MemoryError: the GPU is full of other models.
     """
     first = "torch" not in sys.modules
     import torch
@@ -164,6 +167,7 @@ def load_predictor(
         wish=choice.Wish(engine, precision),
         streams=streams,
         low_latency=low_latency,
+        shared=shared,
     )
     computes = describe(chosen.engine)
     _LOGGER.info("%s with %d classes by %s: %s", bundle.backbone, len(bundle.labels), computes, chosen.reason)
@@ -368,6 +372,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             streams=self._slots,
             low_latency=environment.low_latency,
             heat_maps=environment.heat_maps,
+            shared=environment.multi_model,
         )
 
     def _one_model(self, metrics: Metrics, gate: Gate) -> ModelLifecycle:

@@ -280,6 +280,18 @@ def test_where_the_gpu_is_too_small_the_cpu_serves_and_says_why(gpu, monkeypatch
         choice.choose(make_model(), SPEC, {}, wish=choice.Wish("cuda", "fp32"))
 
 
+def test_a_gpu_that_is_full_of_other_models_is_not_passed_over(gpu, monkeypatch):
+    """They may be unloaded, and the CPU would be a tenth as quick for as long as this one stays."""
+
+    def no_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    gpu.during = no_memory
+    monkeypatch.setattr(choice, "CudaEngine", lambda *of: CudaEngine(*of, device=CPU))
+    with pytest.raises(MemoryError, match="the GPU's memory is too small"):
+        choice.choose(make_model(), SPEC, {}, shared=True)
+
+
 def test_an_engine_that_was_passed_over_is_gone_when_the_next_is_captured(gpu, monkeypatch):
     built, left = [], []
 
