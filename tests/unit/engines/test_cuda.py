@@ -281,7 +281,7 @@ def test_where_the_gpu_is_too_small_the_cpu_serves_and_says_why(gpu, monkeypatch
 
 
 def test_a_gpu_that_is_full_of_other_models_is_not_passed_over(gpu, monkeypatch):
-    """They may be unloaded, and the CPU would be a tenth as quick for as long as this one stays."""
+    """They may be unloaded; the CPU would be slow for as long as this one stays."""
 
     def no_memory():
         raise torch.OutOfMemoryError("CUDA out of memory")
