@@ -18,6 +18,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -36,6 +37,9 @@ MAX_PIXELS = 178_956_970
 MAX_ASPECT_RATIO = 200
 """Images that are longer than this many times their width are refused: the shorter side is resized to that of the
 network, and the longer with it. A line of 20,000 pixels, 60 kB, would become 3.9 GB."""
+
+LARGE_PIXELS = 16_000_000
+"""Larger images are few, and take from 100 MB on while they are decoded."""
 
 MAX_SCANS = 100
 """JPEGs of more scans are refused; progressive photos have six to a dozen."""
@@ -59,7 +63,7 @@ _RESIZES_BYTES = any(name in torch.backends.cpu.get_cpu_capability() for name in
 # As Pillow names them.
 _JPEGS = ("JPEG", "MPO")
 
-# Of a high-depth image converted at once: 8 MiB of float64.
+# Of an image converted at once: 8 MiB of float64, or of RGBA twice.
 _STRIP_PIXELS = 1024 * 1024
 
 
@@ -138,7 +142,9 @@ def resize(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(pixels_1CHW, size, mode="bilinear", antialias=True)[0]
 
 
-def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+def decode(
+    source: bytes | Path, *, max_pixels: int = MAX_PIXELS, admit: Callable[[int], object] | None = None
+) -> Tensor:
     """Decodes one image, upright and in RGB.
 
     EXIF orientation is applied; grey, palette, CMYK and 16-bit images are converted; transparency is laid on white;
@@ -151,6 +157,7 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     Args:
         source: an image file, or the bytes of one.
         max_pixels: larger images are refused by their header alone.
+        admit: is told the pixels of an image of more than `LARGE_PIXELS`, and returns when it may be decoded.
 
     Returns:
         uint8 [3, H, W], RGB.
@@ -165,6 +172,9 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
         height, width, scans = plain
         _check_size(height, width, max_pixels)
         _check_scans(height, width, scans)
+        if admit is not None and height * width > LARGE_PIXELS:
+            admit(height * width)
+            admit = None  # what torchvision refuses goes on to Pillow
         pixels_CHW = _decode_jpeg(data, height, width)
         if pixels_CHW is not None:
             return pixels_CHW
@@ -173,18 +183,20 @@ def decode(source: bytes | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
             _check_size(image.height, image.width, max_pixels)
             if image.format in _JPEGS:
                 _check_scans(image.height, image.width, jpeg.scans(data))
+            if admit is not None and image.width * image.height > LARGE_PIXELS:
+                admit(image.width * image.height)
             # What torchvision has just refused it need not refuse once more.
             pixels_CHW = _decode_upright_jpeg(data, image) if plain is None else None
             if pixels_CHW is not None:
                 return pixels_CHW
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _pixels(image)
     except CorruptImageError:
         raise
     except UnidentifiedImageError as error:  # its own text holds an address, another one each time
         raise CorruptImageError(f"not an image in one of the formats {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
         raise CorruptImageError(str(error) or type(error).__name__) from error
-    return cast(Tensor, ops.pil_to_tensor(rgb))
 
 
 def _read(file: Path) -> bytes:
@@ -240,11 +252,29 @@ _UPRIGHT: Mapping[object, Callable[[Tensor], Tensor]] = {
 }
 
 
+def _pixels(image: Image.Image) -> Tensor:
+    """uint8 [3, H, W], RGB, stored pixel by pixel.
+
+    By strips of rows: of a whole large image each step would be a copy of it more, at four bytes a pixel.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        rgb_HWC = np.repeat(_high_depth_to_grey(image)[:, :, None], 3, axis=2)
+    else:
+        rows = max(1, _STRIP_PIXELS // image.width)
+        if rows >= image.height:
+            rgb_HWC = np.array(_to_rgb(image))
+        else:
+            image.load()
+            rgb_HWC = np.empty((image.height, image.width, 3), dtype=np.uint8)
+            for top in range(0, image.height, rows):
+                bottom = min(top + rows, image.height)
+                rgb_HWC[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, image.width, bottom))))
+    return torch.from_numpy(rgb_HWC).permute(2, 0, 1)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return _high_depth_to_rgb(image)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -252,8 +282,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _high_depth_to_rgb(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits to 8: Pillow's own conversion clips at 255, which turns such images white.
+def _high_depth_to_grey(image: Image.Image) -> NDArray[np.uint8]:
+    """Grey of 16 or 32 bits to 8, [H, W]: Pillow's own conversion clips at 255, which turns such images white.
 
     By strips of rows, because float64 of a whole large image would take eight times the memory of its bytes.
     """
@@ -270,4 +300,4 @@ def _high_depth_to_rgb(image: Image.Image) -> Image.Image:
     for start in range(0, len(grey), rows):
         strip = grey[start : start + rows].astype(np.float64) * scale
         small[start : start + rows] = np.clip(np.rint(np.nan_to_num(strip)), 0, 255)
-    return Image.fromarray(small).convert("RGB")
+    return small

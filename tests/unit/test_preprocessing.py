@@ -338,6 +338,45 @@ def test_high_depth_is_the_same_by_strips_as_at_once(monkeypatch):
     assert whole[0].tolist() == np.rint(noise / 257).astype(int).tolist()
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "transparent P", "transparent RGB", "CMYK"])
+def test_every_mode_is_the_same_by_strips_as_at_once_and_no_step_holds_it_whole(monkeypatch, mode):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 30, 4), dtype=np.uint8))
+    options = {"transparency": 3 if mode.endswith("P") else (0, 0, 0)} if mode.startswith("transparent") else {}
+    mode = mode.removeprefix("transparent ")
+    image = noise.convert("RGB").quantize(16) if mode == "P" else noise.convert(mode)
+    data = encode(image, "TIFF" if mode == "CMYK" else "PNG", **options)
+    whole = decode(data)
+    to_rgb = preprocessing._to_rgb
+
+    def of_a_strip(part):
+        assert part.height * part.width <= 70
+        return to_rgb(part)
+
+    monkeypatch.setattr(preprocessing, "_STRIP_PIXELS", 70)
+    monkeypatch.setattr(preprocessing, "_to_rgb", of_a_strip)
+    strips = decode(data)
+    assert torch.equal(strips, whole)
+    assert strips.stride() == whole.stride() == (1, 90, 3)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "turned JPEG"])
+def test_a_large_image_asks_once_before_it_is_decoded(monkeypatch, form):
+    options = {}
+    if form.startswith("turned"):
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    data = encode(quarters(), form.removeprefix("turned "), **options)
+    asked = []
+    decode(data, admit=asked.append)
+    assert asked == []
+    monkeypatch.setattr(preprocessing, "LARGE_PIXELS", 24 * 16 - 1)
+    decode(data, admit=asked.append)
+    assert asked == [24 * 16]
+    monkeypatch.setattr(preprocessing, "_decode_jpeg", lambda *_: None)  # and once where Pillow has to help
+    decode(data, admit=asked.append)
+    assert asked == [24 * 16] * 2
+
+
 def test_what_is_not_a_number_is_black():
     values = np.array([[0.0, 1.0, np.nan, np.inf]], dtype=np.float32)
     assert [pixel(decode(encode(Image.fromarray(values), "TIFF")), x)[0] for x in range(4)] == [0, 0, 0, 255]

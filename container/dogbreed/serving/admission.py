@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from dogbreed.errors import ClientGoneError, ServerBusyError, WaitedTooLongError
@@ -191,3 +191,32 @@ class _Turn(AbstractContextManager[None]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._gate.__exit__(kind, error, trace)
+
+
+class Budget:
+    """An amount that calls share: ``with budget.take(5):`` waits until so much is free. Thread-safe; in order.
+
+    Args:
+        total: that may be taken at once. A call that wants more gets all of it.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._taken = 0
+        self._changed = threading.Condition()
+        # Held by the one that waits: a large amount would never be free if smaller ones went past.
+        self._first = threading.Lock()
+
+    @contextmanager
+    def take(self, amount: int) -> Iterator[None]:
+        """Waits for so much and holds it."""
+        amount = min(amount, self._total)
+        with self._first, self._changed:
+            self._changed.wait_for(lambda: self._taken + amount <= self._total)
+            self._taken += amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= amount
+                self._changed.notify_all()

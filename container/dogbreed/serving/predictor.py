@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -27,12 +28,16 @@ from dogbreed.engines.engine import Engine
 from dogbreed.errors import NoHeatMapError, UnreadableImageError
 from dogbreed.preprocessing import CorruptImageError
 from dogbreed.serving import payload
+from dogbreed.serving.admission import Budget
 from dogbreed.serving.batching import Batcher
 from dogbreed.serving.deadline import Check, unlimited
 from dogbreed.serving.heatmap import HeatMaps, NoMapError
 from dogbreed.serving.metrics import StageObserver
 from dogbreed.serving.payload import HeatMap, Scores
 from dogbreed.serving.sharing import Helpers
+
+# Of large images (`preprocessing.LARGE_PIXELS`) side by side: two of the largest that an endpoint takes by default.
+_LARGE_PIXELS_AT_ONCE = 128_000_000
 
 
 class Predictor:
@@ -47,6 +52,7 @@ class Predictor:
         helpers: threads that share the images of a request with the one that it has.
         network: builds the bundle's network once more, when the first heat map is asked for; None offers none. Raises
             `NoMapError`.
+        trim: gives free memory back to the system; called after a large image.
 
     Attributes:
         concurrent: requests that it pays to let in at once.
@@ -62,9 +68,12 @@ class Predictor:
         lanes: int = 1,
         helpers: int = 0,
         network: Callable[[], nn.Module] | None = None,
+        trim: Callable[[], None] = lambda: None,
     ) -> None:
         self._observer = observer
         self._max_pixels = max_pixels
+        self._trim = trim
+        self._large = Budget(_LARGE_PIXELS_AT_ONCE)
         self._spec = bundle.preprocessing
         self._labels = bundle.labels.names
         self._temperature = bundle.temperature
@@ -133,10 +142,12 @@ class Predictor:
         check()
         maps = self._maps()
         check()
-        whole = self._decode(image, 0, 1)
+        with ExitStack() as held:
+            whole = self._decode(image, 0, 1, held)
+            view, (height, width) = self._spec.centre_view(whole), whole.shape[-2:]
+            del whole
         (index,) = payload.best(scores.log_probabilities[0])
-        values_hw = maps.draw(self._spec.centre_view(whole), index)
-        height, width = whole.shape[-2:]
+        values_hw = maps.draw(view, index)
         return replace(scores, heat_map=HeatMap(values_hw.tolist(), self._spec.centre_box(height, width)))
 
     def self_test(self) -> None:
@@ -159,7 +170,8 @@ class Predictor:
         Raises:
             UnreadableImageError: it cannot be decoded.
         """
-        return self._spec.centre_view(self._decode(image, place, count))
+        with ExitStack() as held:
+            return self._spec.centre_view(self._decode(image, place, count, held))
 
     def _maps(self) -> HeatMaps:
         """Built on first use: most endpoints are never asked, and it is the network once more."""
@@ -173,9 +185,15 @@ class Predictor:
                     raise NoHeatMapError(str(error)) from error
             return self._heat_maps
 
-    def _decode(self, image: bytes, place: int, count: int) -> Tensor:
+    def _decode(self, image: bytes, place: int, count: int, held: ExitStack) -> Tensor:
+        """What a large image takes is given back with ``held``."""
+
+        def admit(pixels: int) -> None:
+            held.enter_context(self._large.take(pixels))
+            held.callback(self._trim)
+
         try:
-            return preprocessing.decode(image, max_pixels=self._max_pixels)
+            return preprocessing.decode(image, max_pixels=self._max_pixels, admit=admit)
         except CorruptImageError as error:
             which = "the image" if count == 1 else f"image {place} (counted from 0)"
             why = str(error)

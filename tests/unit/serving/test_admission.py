@@ -1,12 +1,13 @@
 """The gate lets so many run, so many wait in order, and refuses the rest at once."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from dogbreed.errors import ClientGoneError, ServerBusyError, WaitedTooLongError
-from dogbreed.serving.admission import Gate
+from dogbreed.serving.admission import Budget, Gate
 
 
 class Clock:
@@ -189,3 +190,34 @@ def test_who_is_turned_away_at_the_door_is_told_the_same_and_counted():
             gate.__enter__()
         assert str(gate.turn_away()) == str(refused.value)
     assert gate.refused == 2
+
+
+def test_a_budget_is_shared_in_order():
+    budget, order = Budget(10), []
+    first, second = budget.take(6), budget.take(4)
+    first.__enter__()
+    second.__enter__()
+
+    def take(name, amount):
+        with budget.take(amount):
+            order.append(name)
+
+    waiting = []
+    for name, amount in (("large", 99), ("small", 1)):  # what is more than all is all
+        waiting.append(threading.Thread(target=take, args=(name, amount)))
+        waiting[-1].start()
+        time.sleep(0.05)
+    first.__exit__(None, None, None)
+    time.sleep(0.05)
+    assert order == []
+    second.__exit__(None, None, None)
+    for thread in waiting:
+        thread.join(30)
+    assert order == ["large", "small"]
+
+
+def test_what_was_taken_of_a_budget_comes_back_when_a_call_fails():
+    budget = Budget(1)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"), budget.take(1):
+            raise ValueError("no")

@@ -345,3 +345,41 @@ def test_familiarity_is_judged_before_the_temperature_and_by_the_bundles_thresho
     scores = judge.predict([photo(1), photo(2)])
     assert scores.familiarity == pytest.approx(sureness, abs=1e-6)
     assert scores.known_from == pytest.approx(sum(sureness) / 2)
+
+
+def test_large_images_share_a_budget_and_memory_is_trimmed_when_one_is_done(monkeypatch):
+    monkeypatch.setattr(preprocessing, "LARGE_PIXELS", 80 * 90)
+    monkeypatch.setattr("dogbreed.serving.predictor._LARGE_PIXELS_AT_ONCE", 2 * 81 * 90)
+    small, large = photo(10), photo(11)  # 80 x 90 and 81 x 90 pixels
+    trimmed, decoding, most, go_on = [], [], [], threading.Event()
+    pixels = preprocessing._pixels
+
+    def slowly(image):
+        if image.height == 81:
+            decoding.append(image)
+            most.append(len(decoding))
+            assert go_on.wait(30)
+            decoding.remove(image)
+        return pixels(image)
+
+    monkeypatch.setattr(preprocessing, "_pixels", slowly)
+    served = served_by(trim=lambda: trimmed.append(len(decoding)))
+    with ThreadPoolExecutor(5) as threads:
+        asked = [threads.submit(served.predict, [large]) for _ in range(5)]
+        until(lambda: len(decoding) == 2)
+        served.predict([small])
+        assert trimmed == []
+        go_on.set()
+        rows = [one.result(30).log_probabilities for one in asked]
+    assert max(most) == 2
+    assert len(trimmed) == 5
+    assert rows == [rows[0]] * 5
+
+
+def test_a_large_image_that_is_none_gives_back_what_it_took(monkeypatch):
+    monkeypatch.setattr(preprocessing, "LARGE_PIXELS", 1)
+    served = served_by()
+    for _ in range(2):
+        with pytest.raises(UnreadableImageError):
+            served.predict([photo(1)[:-2000]])
+    assert served._large._taken == 0

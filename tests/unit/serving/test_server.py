@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from functools import partial
@@ -151,3 +152,32 @@ def test_a_worker_that_ends_while_its_model_loads_keeps_the_interpreter(
     done = subprocess.run([sys.executable, "-c", given], capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr
     assert ("interpreter torn down" in done.stdout) == torn_down
+
+
+_BLOCKS = """
+import ctypes, sys
+from dogbreed.serving import server
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+libc.free(libc.malloc(30 * 2**20))  # from now on glibc maps none smaller than this
+blocks = []
+for _ in range(20):
+    blocks.append(libc.malloc(16 * 2**20))
+    libc.memset(blocks[-1], 1, 16 * 2**20)
+    libc.memset(libc.malloc(200_000), 1, 200_000)  # stays, above the block
+for block in blocks:
+    libc.free(block)
+if sys.argv[1] == "True":
+    server.trim_memory()
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) // 1024)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries do so by themselves, or cannot be told")
+def test_the_blocks_of_large_images_go_back_to_the_system() -> None:
+    kept, returned = (
+        int(subprocess.run([sys.executable, "-c", _BLOCKS, told], capture_output=True, check=True, text=True).stdout)
+        for told in ("False", "True")
+    )
+    assert kept - returned > 200  # MiB
