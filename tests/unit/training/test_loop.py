@@ -16,7 +16,7 @@ from dogbreed.hyperparameters import Hyperparameters
 from dogbreed.preprocessing import PreprocessSpec
 from dogbreed.training import compute
 from dogbreed.training.averaging import make_averaging
-from dogbreed.training.data import Batch, EpochLoader, find_splits, make_loader
+from dogbreed.training.data import Batch, EpochLoader, LeftOut, find_splits, make_loader
 from dogbreed.training.distributed import T, Team, _Sparing
 from dogbreed.training.loop import CorruptImages, FitResult, Keeper, Loop, NoKeeper, Phase, _split
 from dogbreed.training.metrics import PassMetrics
@@ -349,7 +349,8 @@ class Few:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         for size in self.sizes[start:]:
             images = torch.full((size, 3, self.side, self.side), 90, dtype=torch.uint8)
-            yield Batch(images, torch.arange(size) % 3, self.corrupt)
+            left_out = tuple(LeftOut(size + place, problem) for place, problem in enumerate(self.corrupt))
+            yield Batch(images, torch.arange(size) % 3, left_out)
 
 
 def beside(other: int, setup: Setup) -> Setup:
