@@ -408,8 +408,8 @@ def measure_limit(limit: str, model: Path, photos: Path, seconds: float) -> dict
 def run_limit(limit: str, model: Path, photos: Path, seconds: float) -> dict[str, float]:
     """In one process: decode, score, or both, as often as it goes."""
     from dogbreed.preprocessing import MAX_PIXELS
+    from dogbreed.serving.loading import load_predictor
     from dogbreed.serving.metrics import Metrics
-    from dogbreed.serving.server import load_predictor
 
     predictor = load_predictor(
         model,

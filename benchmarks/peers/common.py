@@ -56,8 +56,8 @@ class OurModel:
 
     def __init__(self, streams: int = 1) -> None:
         from dogbreed.preprocessing import MAX_PIXELS
+        from dogbreed.serving.loading import load_predictor
         from dogbreed.serving.metrics import Metrics
-        from dogbreed.serving.server import load_predictor
 
         self._predictor = load_predictor(
             MODEL,

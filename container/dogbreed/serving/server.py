@@ -16,9 +16,7 @@ Sources: AWS developer guide, your-algorithms-inference-code (TCP accept within 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import gc
 import logging
 import os
 import resource
@@ -28,8 +26,7 @@ import struct
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,20 +44,19 @@ from dogbreed.environment import (
     share_metrics,
     show_gpu,
 )
-from dogbreed.errors import BundleError, ConfigurationError
+from dogbreed.errors import ConfigurationError
 from dogbreed.gpus import visible_gpus
 from dogbreed.serving import payload
 from dogbreed.serving.admission import Gate
 from dogbreed.serving.app import App, Settings, create_app
 from dogbreed.serving.board import Board
 from dogbreed.serving.lifecycle import ModelLifecycle
+from dogbreed.serving.loading import load_now, load_predictor, release_memory
 from dogbreed.serving.metrics import Metrics, forget_process, remove_counts
 from dogbreed.serving.models import ModelRegistry
 from dogbreed.serving.worker import STAYING_THREADS, Worker
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from dogbreed.serving.predictor import Predictor
 
 _LOGGER = logging.getLogger(__name__)
@@ -114,84 +110,6 @@ def main() -> int:
     return 0
 
 
-def load_predictor(
-    folder: Path,
-    metrics: Metrics,
-    *,
-    max_pixels: int,
-    engine: str = "auto",
-    precision: str = "auto",
-    streams: int = 1,
-    low_latency: bool = True,
-    heat_maps: bool = True,
-    shared: bool = False,
-) -> Predictor:
-    """Imports torch and loads the bundle in a folder; runs in a worker's background thread.
-
-    Args:
-        folder: of the bundle.
-        metrics: are told what is served, and how long it took.
-        max_pixels: larger images are refused.
-        engine: what computes, one of `environment.ENGINES`.
-        precision: of its arithmetic, one of `environment.PRECISIONS`.
-        streams: images that are computed side by side on a CPU.
-        low_latency: one that comes while nothing else is computed may have the CPUs of all, for more memory.
-        heat_maps: offer them; the first one loads the bundle once more.
-        shared: other models are loaded too.
-
-    Raises:
-        BundleError: there is none, or it cannot be served.
-        ConfigurationError: the engine or the precision cannot be had here.
-        MemoryError: the GPU is full of other models.
-    """
-    first = "torch" not in sys.modules
-    import torch
-
-    from dogbreed import artifacts
-    from dogbreed.engines import choice
-    from dogbreed.engines.engine import describe
-    from dogbreed.serving.predictor import Predictor
-
-    if first:  # of several models: each can be deleted again, the modules cannot
-        collector.settle()
-    # Requests run side by side, one thread each: torch's own threads would only fight for the same CPUs.
-    torch.set_num_threads(1)
-    if torch.cuda.device_count() > 1:  # of this thread, which builds the engine; that stays where it was built
-        torch.cuda.set_device(_roomiest_gpu(torch.cuda.device_count()))
-    written = _state_of(folder)
-    bundle = artifacts.load(folder)
-    chosen = choice.choose(
-        bundle.build(),
-        bundle.preprocessing,
-        bundle.agreements,
-        wish=choice.Wish(engine, precision),
-        streams=streams,
-        low_latency=low_latency,
-        shared=shared,
-    )
-    computes = describe(chosen.engine)
-    _LOGGER.info("%s with %d classes by %s: %s", bundle.backbone, len(bundle.labels), computes, chosen.reason)
-    metrics.serves(
-        {
-            "backbone": bundle.backbone,
-            "classes": len(bundle.labels),
-            "device": "cuda" if chosen.engine.name == "cuda" else "cpu",
-            "engine": computes,
-            "version": bundle.versions.get("dogbreed", ""),
-        }
-    )
-    return Predictor(
-        bundle,
-        chosen.engine,
-        observer=metrics,
-        max_pixels=max_pixels,
-        lanes=(1 if chosen.engine.name == "cuda" else streams) + chosen.engine.ahead,
-        helpers=streams - 1,
-        network=partial(_load_again, folder, written) if heat_maps else None,
-        trim=trim_memory,
-    )
-
-
 def _refuse_taken_port(host: str, port: int) -> None:
     """Raises `ConfigurationError` where somebody listens: gunicorn tries for five seconds, and says nothing of use."""
     try:
@@ -206,84 +124,6 @@ def _refuse_taken_port(host: str, port: int) -> None:
                 f"serve: PORT=)"
             ) from error
         # Any other mistake in the address is gunicorn's to tell.
-
-
-def _roomiest_gpu(count: int) -> int:
-    import torch
-
-    return max(range(count), key=lambda index: torch.cuda.mem_get_info(index)[0])
-
-
-def _load_again(folder: Path, written: object) -> nn.Module:
-    """The network of a bundle that is served already, by whatever engine.
-
-    Raises:
-        NoMapError: the files are not those that are served.
-    """
-    from dogbreed import artifacts
-    from dogbreed.serving.heatmap import NoMapError
-
-    try:
-        network = artifacts.load(folder).build()
-    except BundleError as error:
-        raise NoMapError(f"the network cannot be loaded again for heat maps: {error}") from error
-    if written is None or _state_of(folder) != written:
-        raise NoMapError("the model's files have changed since it was loaded; start the server again for heat maps")
-    return network
-
-
-def _state_of(folder: Path) -> tuple[int, int, int] | None:
-    """What changes when a bundle is replaced; its document is written last."""
-    try:
-        found = (folder / "bundle.json").stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def load_now(load: Callable[[], Predictor], *, stuck_after_s: float) -> ModelLifecycle:
-    """A model of a multi-model endpoint, loaded and tested; waits for it.
-
-    Raises:
-        BundleError: it cannot be served; says why.
-        Exception: anything else that loading raised.
-    """
-    raised: list[Exception] = []
-
-    def loading() -> Predictor:
-        try:
-            return load()
-        except Exception as error:
-            raised.append(error)
-            raise
-
-    model = ModelLifecycle(loading, stuck_after_s=stuck_after_s)
-    model.start().join()
-    if raised:
-        raise raised[0]
-    if (reason := model.status()) is not None:
-        raise BundleError(reason)
-    return model
-
-
-def release_memory() -> None:
-    """Gives memory that Python and torch hold and nobody uses back to the system."""
-    gc.collect()
-    if (cuda := sys.modules.get("dogbreed.engines.cuda")) is not None:
-        cuda.release_unused()
-    trim_memory()
-
-
-def trim_memory() -> None:
-    """Gives what is free in the allocator's heaps back to the system.
-
-    glibc maps what is larger than 32 MiB by itself, and so returns it. The blocks of 16 MiB that Pillow keeps images in
-    it takes from a heap for each thread, which stays as large as it was. A lower bound for what is mapped (mallopt)
-    returns them, too, but doubles the time of a photo of 5 megapixels, whose memory is then had page by page.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
-    if trim is not None:
-        trim(0)
 
 
 class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -452,8 +292,11 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
 def _most_connections(threads: int) -> int:
     """How many connections a worker may have; takes all descriptors that this process may have (getrlimit(2))."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (ValueError, OSError):  # macOS takes no infinity
+        most = now
     wanted = max(_CONNECTIONS, 2 * threads)
     return wanted if most == resource.RLIM_INFINITY else max(1, min(wanted, most - _OTHER_DESCRIPTORS))
 

@@ -17,7 +17,7 @@ from dogbreed.engines.cuda import CudaEngine
 from dogbreed.engines.engine import PlainEngine, UnsuitableError, describe, exact_float32
 from dogbreed.errors import ConfigurationError
 from dogbreed.preprocessing import PreprocessSpec
-from dogbreed.serving import server
+from dogbreed.serving import loading
 
 SPEC = PreprocessSpec.for_size(32)
 CPU = torch.device("cpu")
@@ -151,7 +151,7 @@ def test_two_engines_are_not_captured_at_once(gpu):
     assert most == [1] * 3 * len(cuda.SIZES)
 
 
-@pytest.mark.parametrize("release", [cuda.release_unused, server.release_memory])
+@pytest.mark.parametrize("release", [cuda.release_unused, loading.release_memory])
 def test_caches_are_not_emptied_beside_a_capture(gpu, release):
     emptied = threading.Thread(target=release)
 
@@ -263,7 +263,7 @@ def test_a_gpu_that_has_failed_gives_nothing_back_and_the_server_goes_on(gpu, mo
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(torch.cuda, "empty_cache", broken)
-    server.release_memory()
+    loading.release_memory()
     assert "cannot be given back: CUDA error: an illegal memory access" in caplog.text
 
 
@@ -385,7 +385,7 @@ def test_on_a_gpu_a_model_answers_while_others_are_loaded_and_deleted():
         thread.start()
     for _ in range(5):
         CudaEngine(model, SPEC, "fp32").score(images)
-        server.release_memory()
+        loading.release_memory()
     stop.set()
     for thread in threads:
         thread.join(PATIENCE_S)
