@@ -440,6 +440,8 @@ def test_without_optuna_it_is_one_sentence(make: Any, monkeypatch: pytest.Monkey
         (["--weights", "gone.pth"], "--weights gone.pth: there is no such file or folder"),
         (["--objective", "speed"], "no line of a job prints it"),
         (["--strategy", "Grid"], "Grid tries choices"),
+        (["--output", "/dev/null/best.json"], "/dev/null cannot be written to"),
+        (["--output", "/tmp"], "--output /tmp is a folder; name a file in it"),
     ],
 )
 def test_a_mistake_starts_nothing(launch: Any, tmp_path: Path, monkeypatch: Any, argv: list[str], says: str) -> None:

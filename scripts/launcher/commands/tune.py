@@ -38,11 +38,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dogbreed import outputs
+from dogbreed.errors import OutputError
 from scripts.launcher import arguments as types
 from scripts.launcher import following, jobs
 from scripts.launcher import settings as settings_module
 from scripts.launcher.context import Context
-from scripts.launcher.errors import ServiceError
+from scripts.launcher.errors import ServiceError, SettingError
 from scripts.launcher.local import folders
 from scripts.launcher.plan import Call
 from scripts.launcher.search import containers, estimating, forks, local, page, process, trials, tuning
@@ -125,6 +127,8 @@ def needs_region(arguments: argparse.Namespace) -> bool:
 
 def plan(arguments: argparse.Namespace, settings: Settings) -> list[Call]:
     """One CreateHyperParameterTuningJob; the description alone to follow one."""
+    if arguments.output is not None:
+        _prove(arguments.output)
     if arguments.follow:
         return [tuning.describe(arguments.follow)]
     if arguments.estimate:
@@ -213,6 +217,16 @@ def _finish(description: Mapping[str, Any], found: Sequence[trials.Trial], conte
     context.say(f"`launch.py train --from-best {file}` trains with it")
     print(file)
     return 0
+
+
+def _prove(file: Path) -> None:
+    """A search takes hours; that its end cannot be written is said before."""
+    if file.is_dir():
+        raise SettingError(f"--output {file} is a folder; name a file in it")
+    try:
+        outputs.prove(file.parent)
+    except OutputError as error:
+        raise SettingError(str(error)) from error
 
 
 def _write_page(report: Report, context: Context) -> None:
