@@ -1,6 +1,6 @@
 """Which files of a folder are images, by their names: the same for jobs, for curation and for what asks endpoints.
 
-Reads names only, because FastFile streams what is opened. Knows neither pixels nor classes.
+Reads names and sizes and opens nothing, because FastFile streams what is opened. Knows neither pixels nor classes.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
-from dogbreed.errors import HyperparameterError
+from dogbreed import outputs
+from dogbreed.errors import HyperparameterError, OutputError
 from dogbreed.hyperparameters import Hyperparameters
 from scripts.launcher.errors import SettingError
 
@@ -115,3 +117,11 @@ def hyperparameters(given: list[tuple[str, str]]) -> dict[str, str]:
 def tags(given: list[tuple[str, str]]) -> list[dict[str, str]]:
     """The pairs in the shape of an AWS request."""
     return [{"Key": key, "Value": value} for key, value in given]
+
+
+def prove(folder: Path) -> None:
+    """Shows that results can be written into a folder, before the work; raises SettingError where they cannot."""
+    try:
+        outputs.prove(folder)
+    except OutputError as error:
+        raise SettingError(str(error)) from error

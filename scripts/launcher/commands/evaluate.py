@@ -33,8 +33,6 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from dogbreed import outputs
-from dogbreed.errors import OutputError
 from dogbreed.evaluation import answers
 from dogbreed.evaluation.answers import ResultError, Row, Run
 from scripts.launcher import arguments as types
@@ -129,7 +127,7 @@ def run(calls: Sequence[Call], context: Context) -> int:
         written.append(other)
     # Before anybody is asked: the answers would be lost.
     for one in written:
-        _prove(one)
+        types.prove(one)
     if arguments.results is None:
         own = [call for call in calls if not call.parameters.get("Url", "").startswith(_OTHER)]
         with _address(models.find(arguments.model) if arguments.model else None, context) as url:
@@ -149,13 +147,6 @@ def _folder_of_other(model: models.Model, arguments: argparse.Namespace, first: 
     if folder == first:
         raise SettingError(f"--against {model.path} is the very model that it is to be compared with")
     return folder
-
-
-def _prove(folder: Path) -> None:
-    try:
-        outputs.prove(folder)
-    except OutputError as error:
-        raise SettingError(str(error)) from error
 
 
 def _own_address(arguments: argparse.Namespace) -> tuple[str | None, str | None]:

@@ -38,8 +38,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dogbreed import outputs
-from dogbreed.errors import OutputError
 from scripts.launcher import arguments as types
 from scripts.launcher import following, jobs
 from scripts.launcher import settings as settings_module
@@ -223,10 +221,7 @@ def _prove(file: Path) -> None:
     """A search takes hours; that its end cannot be written is said before."""
     if file.is_dir():
         raise SettingError(f"--output {file} is a folder; name a file in it")
-    try:
-        outputs.prove(file.parent)
-    except OutputError as error:
-        raise SettingError(str(error)) from error
+    types.prove(file.parent)
 
 
 def _write_page(report: Report, context: Context) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-# A link that leads nowhere is something else than an empty file.
-_NO_SIZE = -1
+from dogbreed.imagefiles import size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +61,11 @@ def contents(data: Path, weights: Path | None, *, without: Collection[str] = ())
         )
         for name in sorted(files) if is_new else ():
             if not name.startswith("."):
-                file_size = _size(place / name)
+                file_size = size_bytes(place / name)
                 count += 1
                 size += max(0, file_size)
                 digest.update(f"{(place / name).relative_to(data)}\0{file_size}\n".encode(errors="surrogateescape"))
-    return Contents(count, size, digest.hexdigest(), None if weights is None else _size(weights))
+    return Contents(count, size, digest.hexdigest(), None if weights is None else size_bytes(weights))
 
 
 def _mark(folder: Path, seen: set[tuple[int, int]]) -> bool:
@@ -75,10 +74,3 @@ def _mark(folder: Path, seen: set[tuple[int, int]]) -> bool:
     known = (state.st_dev, state.st_ino) in seen
     seen.add((state.st_dev, state.st_ino))
     return not known
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return _NO_SIZE
